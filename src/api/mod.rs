@@ -1,0 +1,3 @@
+//! How our processes talk: the report, one serving helper, one client helper.
+
+pub mod report;

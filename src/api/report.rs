@@ -1,0 +1,122 @@
+//! The report: what a proxy tells the controller, and what the controller answers.
+//!
+//! Also what `/status` shows. The wire form is JSON in the style of the Kubernetes API: camelCase
+//! names, RFC 3339 times in UTC, durations in seconds. `docs/report.md` documents every field and
+//! `docs/report.schema.json` is checked by a test against what is really sent.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The only version of the report's schema so far.
+pub const SCHEMA_VERSION: &str = "v1";
+
+/// Who is reporting: the pod, or outside Kubernetes the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Identity {
+    /// The pod's namespace; empty outside Kubernetes.
+    pub namespace: String,
+    /// The pod's name, or the host's name outside Kubernetes.
+    pub pod_name: String,
+    /// The pod's UID; empty outside Kubernetes.
+    #[serde(rename = "podUID")]
+    pub pod_uid: String,
+    /// The node's name; empty when unknown.
+    pub node_name: String,
+    /// The pod's address; empty when unknown.
+    #[serde(rename = "podIP")]
+    pub pod_ip: String,
+}
+
+/// A proxy's state at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: String,
+    /// Who is reporting.
+    #[serde(flatten)]
+    pub identity: Identity,
+    /// Distinguishes this run of the proxy from earlier ones of the same pod: when it started.
+    pub start_time: String,
+    /// Grows by at least one with every report of one run, so that stale ones can be told.
+    pub sequence: u64,
+    /// `Serving`, `LameDuck`, `Draining`, `Closing` or `Drained`.
+    pub phase: String,
+    /// What began the drain (`Signal`, `Endpoint`, `Controller`); absent while serving.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<String>,
+    /// When the drain began.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub drain_start_time: Option<String>,
+    /// When what is left will be force-closed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub drain_deadline: Option<String>,
+    /// The drain's whole budget in seconds, from its start to its deadline.
+    pub drain_timeout_seconds: f64,
+    /// All open connections, whatever their class.
+    pub active_connections: u64,
+    /// Those of them that keep the drain from ending.
+    pub drain_blocking_connections: u64,
+    /// Open connections by class.
+    pub by_class: BTreeMap<String, u64>,
+    /// Connections that this drain closed against their will.
+    pub forced_closes: u64,
+    /// New connections that this drain rejected, as far as the proxy saw them.
+    pub rejected: u64,
+    /// Age of the oldest open connection in seconds; 0 without one.
+    pub oldest_connection_seconds: u64,
+    /// Every listener and what a new connection meets there.
+    pub listeners: Vec<ListenerReport>,
+}
+
+/// One listener, as a report shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerReport {
+    /// Its address.
+    pub address: String,
+    /// Its port.
+    pub port: u16,
+    /// What a new connection meets: `Accepting`, `Gated`, `Refusing`, `Rejecting`.
+    pub state: String,
+}
+
+/// What the balancer has applied for a target, as far as the controller knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BalancerState {
+    /// Nothing yet, or nothing known.
+    #[default]
+    Pending,
+    /// Sends no new connections.
+    WeightZero,
+    /// Has forgotten the target.
+    Deregistered,
+}
+
+/// What the controller wants a proxy to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Directive {
+    /// Nothing.
+    #[default]
+    None,
+    /// Begin a drain, if none is under way.
+    Drain,
+    /// End the drain and serve again.
+    Undrain,
+}
+
+/// The controller's answer to a report. Anyone may implement the endpoint: every field may be absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Answer {
+    /// The sequence that is acknowledged.
+    pub sequence: u64,
+    /// What the balancer has applied.
+    pub balancer: BalancerState,
+    /// What the proxy is to do.
+    pub directive: Directive,
+}

@@ -1,0 +1,11 @@
+//! Ebbtide: the sidecar proxy that lets a pod's connections ebb away instead of breaking.
+//!
+//! The rooms, one line each; `ARCHITECTURE.md` follows one connection and one drain through them.
+//!
+//! - [`protocol`]: what the bytes mean. Sans-I/O trackers; imports nothing at all.
+//! - [`drain`]: when we stop. Phases, the schedule, triggers; imports nothing of ours.
+//! - [`api`]: how our processes talk. The report, one serving helper, one client helper.
+
+pub mod api;
+pub mod drain;
+pub mod protocol;

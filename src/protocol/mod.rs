@@ -1,0 +1,29 @@
+//! What the bytes mean: sans-I/O trackers that watch a connection go by and know its safe points.
+//!
+//! The relay shows every byte it has read to the connection's tracker before it sends it on. A
+//! tracker never writes, never blocks, knows no clock, keeps no body, and holds at most a bounded
+//! number of bytes. While no drain is under way its only answer is [`Step::Pass`] for all it was
+//! shown: the bytes out are the bytes in. Any surprise makes it opaque for good.
+
+/// Which way bytes travel through a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Read from the client, sent to the upstream.
+    FromClient,
+    /// Read from the upstream, sent to the client.
+    FromUpstream,
+}
+
+/// What the relay does with the bytes that it has just shown to a tracker, from the first one on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Send this many of them on unchanged. Never 0.
+    Pass(usize),
+    /// Take this many of them out of the stream. Never 0.
+    Drop(usize),
+    /// Send these bytes here, then ask again with the same input.
+    Insert(Vec<u8>),
+    /// Keep what is left and show it again, with what follows it, when more has been read: an
+    /// edit must see a whole head. Only in a drain, and never for more than a bounded number of bytes.
+    Hold,
+}
