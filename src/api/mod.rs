@@ -1,3 +1,4 @@
 //! How our processes talk: the report, one serving helper, one client helper.
 
 pub mod report;
+pub mod serve;
