@@ -1,3 +1,5 @@
 //! How our processes talk: the report, one serving helper, one client helper.
 
+pub mod client;
 pub mod report;
+pub mod serve;

@@ -1,0 +1,251 @@
+//! One small HTTP/1 server for the admin, the control and the controller's address.
+//!
+//! Three types, as one goes: [`Server`] is what was asked for, [`Bound`] holds the port and knows
+//! its number, [`Running`] answers until it is dropped. What it answers is a [`Router`]'s business,
+//! made with the helpers of [`respond`].
+
+mod connection;
+pub mod respond;
+mod router;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+pub use respond::{BodyError, ResponseBody, read_body};
+pub use router::{Router, last_segment};
+
+/// What a handler takes.
+pub type Request = hyper::Request<hyper::body::Incoming>;
+
+/// What a handler gives.
+pub type Response = hyper::Response<ResponseBody>;
+
+/// How long a client may take for a request's head, and how long a kept-alive connection may idle.
+/// Far above any honest client's need, and a silent one holds its place for no longer than this.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections at once. Probes, scrapes and hooks need a handful, a controller one per pod that
+/// reports at this moment; at 16 KiB of buffer each this bounds the server to about 8 MiB.
+const MAX_CONNECTIONS: usize = 512;
+
+/// The kernel's queue of connections that wait for a place; its own default cap is 4096.
+const BACKLOG: i32 = 256;
+
+/// First and last pause after `accept` failed: descriptors or memory ran out, and asking again at
+/// once would only spin.
+const ACCEPT_PAUSE: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
+
+/// Why a server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another process listens there.
+    #[error("cannot listen on {addr}: the port is taken; stop what holds it, or choose another")]
+    Taken {
+        /// The address that was asked for.
+        addr: SocketAddr,
+    },
+    /// The process may not bind that port.
+    #[error("cannot listen on {addr}: not permitted; choose a port above 1023")]
+    Denied {
+        /// The address that was asked for.
+        addr: SocketAddr,
+    },
+    /// No interface of this host has that address.
+    #[error("cannot listen on {addr}: no interface has this address; try the same port on 0.0.0.0")]
+    Absent {
+        /// The address that was asked for.
+        addr: SocketAddr,
+    },
+    /// Anything else that the kernel said.
+    #[error("cannot listen on {addr}")]
+    Listen {
+        /// The address that was asked for.
+        addr: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// What a server is to be, before it holds a port.
+#[derive(Clone, Copy, Debug)]
+pub struct Server {
+    /// How long a client may take for a request's head.
+    pub head_timeout: Duration,
+    /// Connections at once; further ones wait in the kernel's queue until one ends.
+    pub max_connections: usize,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Server {
+            head_timeout: HEAD_TIMEOUT,
+            max_connections: MAX_CONNECTIONS,
+        }
+    }
+}
+
+impl Server {
+    /// Takes the port, so that the caller can fail early and learn its number.
+    ///
+    /// Needs a tokio runtime around it. Port 0 lets the kernel choose.
+    ///
+    /// # Errors
+    ///
+    /// Names the address and what to do about it.
+    pub fn bind(self, addr: SocketAddr) -> Result<Bound, Error> {
+        let (listener, addr) = listen(addr).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => Error::Taken { addr },
+            io::ErrorKind::PermissionDenied => Error::Denied { addr },
+            io::ErrorKind::AddrNotAvailable => Error::Absent { addr },
+            _ => Error::Listen { addr, source },
+        })?;
+        Ok(Bound {
+            settings: self,
+            listener,
+            addr,
+        })
+    }
+}
+
+fn listen(addr: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let socket = Socket::new(
+        Domain::for_address(addr),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    // Without it a restart within a minute would meet its own connections in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    let listener = TcpListener::from_std(socket.into())?;
+    let addr = listener.local_addr()?;
+    Ok((listener, addr))
+}
+
+/// A server that holds its port and does not answer yet.
+#[derive(Debug)]
+pub struct Bound {
+    settings: Server,
+    listener: TcpListener,
+    addr: SocketAddr,
+}
+
+impl Bound {
+    /// The address with its real port.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Answers every request with `handler`, each connection in a task of its own.
+    ///
+    /// A handler may take as long as it likes: nothing here times an answer out.
+    pub fn serve<H, F>(self, handler: H) -> Running
+    where
+        H: Fn(Request) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response> + Send + 'static,
+    {
+        let (stop, stopped) = watch::channel(());
+        let addr = self.addr;
+        let task = tokio::spawn(accept_all(self, handler, stopped));
+        Running {
+            addr,
+            stop: Some(stop),
+            task,
+        }
+    }
+}
+
+/// A server that answers. Dropping it closes the port and every connection.
+#[derive(Debug)]
+pub struct Running {
+    addr: SocketAddr,
+    stop: Option<watch::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    /// The address with its real port.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Closes the port, lets the requests under way have their answers, and closes the connections.
+    ///
+    /// Whatever has not ended after `timeout` is dropped.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the server.
+    pub async fn stop(mut self, timeout: Duration) {
+        self.stop = None;
+        let _elapsed = tokio::time::timeout(timeout, &mut self.task).await;
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Accepts until `stopped` has lost its sender; owns the connections' tasks, so that they end with it.
+async fn accept_all<H, F>(bound: Bound, handler: H, mut stopped: watch::Receiver<()>)
+where
+    H: Fn(Request) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(bound.settings.max_connections));
+    let mut connections = JoinSet::new();
+    loop {
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, accept(&bound.listener).await)
+        };
+        let (place, stream) = tokio::select! {
+            _ = stopped.changed() => break,
+            next = next => next,
+        };
+        while connections.try_join_next().is_some() {}
+        let serving = connection::serve(
+            stream,
+            bound.settings.head_timeout,
+            handler.clone(),
+            stopped.clone(),
+        );
+        connections.spawn(async move {
+            serving.await;
+            drop(place);
+        });
+    }
+    drop(bound.listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// The next connection, however long the kernel refuses to hand one out.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    let [mut pause, longest] = ACCEPT_PAUSE;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _peer)) => return stream,
+            // The client was gone before we came: its trouble, not ours.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept, trying again soon");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(longest);
+            }
+        }
+    }
+}

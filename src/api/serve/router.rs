@@ -1,0 +1,132 @@
+//! From a path and a method to what answers.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use hyper::Method;
+
+use super::{Request, Response, respond};
+
+type Handler = Arc<dyn Fn(Request) -> Pin<Box<dyn Future<Output = Response> + Send>> + Send + Sync>;
+
+struct Route {
+    method: Method,
+    path: &'static str,
+    handler: Handler,
+}
+
+impl Route {
+    fn has_path(&self, path: &str) -> bool {
+        if self.path.len() > 1 && self.path.ends_with('/') {
+            path.strip_prefix(self.path)
+                .is_some_and(|id| !id.is_empty() && !id.contains('/'))
+        } else {
+            path == self.path
+        }
+    }
+
+    fn has_method(&self, method: &Method) -> bool {
+        self.method == method || (self.method == Method::GET && method == Method::HEAD)
+    }
+}
+
+/// A table of exact paths.
+///
+/// A path that ends in `/` (and is not `/` itself) takes exactly one further segment, which
+/// [`last_segment`] reads: `/connections/` answers `/connections/17`. HEAD works where GET does;
+/// another method gets 405 with what is allowed, another path 404.
+#[derive(Default)]
+pub struct Router {
+    routes: Vec<Route>,
+}
+
+impl Router {
+    /// A table that answers everything with 404.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds what answers `method` on `path`.
+    #[must_use]
+    pub fn on<H, F>(mut self, method: Method, path: &'static str, handler: H) -> Self
+    where
+        H: Fn(Request) -> F + Send + Sync + 'static,
+        F: Future<Output = Response> + Send + 'static,
+    {
+        self.routes.push(Route {
+            method,
+            path,
+            handler: Arc::new(move |request| Box::pin(handler(request))),
+        });
+        self
+    }
+
+    /// Adds what answers GET and HEAD on `path`.
+    #[must_use]
+    pub fn get<H, F>(self, path: &'static str, handler: H) -> Self
+    where
+        H: Fn(Request) -> F + Send + Sync + 'static,
+        F: Future<Output = Response> + Send + 'static,
+    {
+        self.on(Method::GET, path, handler)
+    }
+
+    /// Adds what answers POST on `path`.
+    #[must_use]
+    pub fn post<H, F>(self, path: &'static str, handler: H) -> Self
+    where
+        H: Fn(Request) -> F + Send + Sync + 'static,
+        F: Future<Output = Response> + Send + 'static,
+    {
+        self.on(Method::POST, path, handler)
+    }
+
+    /// Adds what answers DELETE on `path`.
+    #[must_use]
+    pub fn delete<H, F>(self, path: &'static str, handler: H) -> Self
+    where
+        H: Fn(Request) -> F + Send + Sync + 'static,
+        F: Future<Output = Response> + Send + 'static,
+    {
+        self.on(Method::DELETE, path, handler)
+    }
+
+    /// The handler for [`Bound::serve`](super::Bound::serve).
+    pub fn into_handler(
+        self,
+    ) -> impl Fn(Request) -> Pin<Box<dyn Future<Output = Response> + Send>> + Clone + Send + Sync + 'static
+    {
+        let routes: Arc<[Route]> = self.routes.into();
+        move |request: Request| match choose(&routes, request.method(), request.uri().path()) {
+            Ok(handler) => handler(request),
+            Err(response) => Box::pin(std::future::ready(response)),
+        }
+    }
+}
+
+fn choose(routes: &[Route], method: &Method, path: &str) -> Result<Handler, Response> {
+    let mut allow = Vec::new();
+    for route in routes.iter().filter(|route| route.has_path(path)) {
+        if route.has_method(method) {
+            return Ok(Arc::clone(&route.handler));
+        }
+        allow.push(route.method.clone());
+        if route.method == Method::GET {
+            allow.push(Method::HEAD);
+        }
+    }
+    if allow.is_empty() {
+        Err(respond::not_found())
+    } else {
+        Err(respond::method_not_allowed(&allow))
+    }
+}
+
+/// What follows the last `/` of a request's path.
+#[must_use]
+pub fn last_segment(request: &Request) -> &str {
+    let path = request.uri().path();
+    path.rsplit_once('/').map_or(path, |(_, segment)| segment)
+}
