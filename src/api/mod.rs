@@ -1,5 +1,6 @@
 //! How our processes talk: the report, one serving helper, one client helper.
 
 pub mod client;
+pub mod connections;
 pub mod report;
 pub mod serve;

@@ -1,0 +1,89 @@
+//! The commands: one file each, its flags and its `run`.
+
+mod client;
+mod connections;
+mod controller;
+mod drain;
+mod duration;
+mod exit;
+mod file;
+mod generate;
+mod options;
+mod proxy;
+mod run;
+mod settings;
+mod sidecar;
+mod status;
+
+use std::ffi::OsString;
+
+use clap::{Parser, Subcommand};
+
+pub use exit::{Exit, Failure};
+
+use crate::telemetry::{self, LogFormat};
+
+/// The sidecar proxy that lets a pod's connections ebb away instead of breaking.
+#[derive(Debug, Parser)]
+#[command(name = "ebbtide", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    /// How log lines are written
+    #[arg(long, value_enum, global = true, env = "EBBTIDE_LOG_FORMAT", default_value = "auto")]
+    log_format: LogFormat,
+
+    /// What is logged: error, warn, info, debug, or for example ebbtide::drain=debug,warn
+    #[arg(long, global = true, env = "EBBTIDE_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Proxy(Box<proxy::Args>),
+    Run(Box<run::Args>),
+    Drain(drain::Args),
+    Undrain(drain::UndrainArgs),
+    Status(status::Args),
+    Connections(connections::Args),
+    Controller(controller::Args),
+    Completions(generate::CompletionsArgs),
+    Man(generate::ManArgs),
+}
+
+/// Parses and runs a command line, the program's name first.
+///
+/// # Errors
+/// Whatever the command failed with; the caller prints it once.
+pub fn main(line: impl IntoIterator<Item = OsString>) -> Result<Exit, Failure> {
+    let cli = match Cli::try_parse_from(line) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // To standard output for --help, to standard error for a mistake; nobody to tell if not.
+            let _ = error.print();
+            return Ok(if error.use_stderr() { Exit::Usage } else { Exit::Done });
+        }
+    };
+    telemetry::init(cli.log_format, &cli.log).map_err(Failure::usage)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::unavailable)?;
+    let exit = runtime.block_on(async {
+        match cli.command {
+            Command::Proxy(args) => proxy::run(*args).await,
+            Command::Run(args) => run::run(*args).await,
+            Command::Drain(args) => drain::run(args).await,
+            Command::Undrain(args) => drain::undrain(args).await,
+            Command::Status(args) => status::run(args).await,
+            Command::Connections(args) => connections::run(args).await,
+            Command::Controller(args) => controller::run(args).await,
+            Command::Completions(args) => generate::completions(&args),
+            Command::Man(args) => generate::man(&args),
+        }
+    });
+    // A look-up in a blocking thread must not hold up the exit.
+    runtime.shutdown_background();
+    exit
+}

@@ -1,0 +1,286 @@
+//! What can be said to the proxy: each option is a flag, an environment variable and a key of the file.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use super::duration::{Span, parse_grace_period};
+use crate::admin::ReadinessOnDrain;
+use crate::connection::RejectMode;
+use crate::net::Upstream;
+
+/// What a listener's bytes are taken to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Opaque bytes: a connection is busy until either side closes.
+    #[default]
+    Tcp,
+    /// Told from the first bytes of each connection.
+    Auto,
+    /// HTTP/1.1 and WebSocket.
+    Http1,
+    /// HTTP/2 with prior knowledge, and gRPC.
+    Http2,
+}
+
+/// The options of `ebbtide proxy` and `ebbtide run`, as typed. What is absent takes its default.
+#[derive(Clone, Debug, Default, clap::Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Options {
+    /// Address that clients connect to. [::] takes IPv4 too
+    #[arg(long, value_name = "ADDR", env = "EBBTIDE_LISTEN", help_heading = "Data path")]
+    pub listen: Option<SocketAddr>,
+
+    /// The application: 127.0.0.1:3000, localhost:3000 or unix:/path
+    #[arg(long, value_name = "ADDR", env = "EBBTIDE_UPSTREAM", help_heading = "Data path")]
+    #[serde(deserialize_with = "from_text")]
+    pub upstream: Option<Upstream>,
+
+    /// What the bytes are [default: tcp]
+    #[arg(long, value_enum, env = "EBBTIDE_PROTOCOL", help_heading = "Data path")]
+    pub protocol: Option<Protocol>,
+
+    /// How long a connection waits for an application that does not listen yet [default: 5s]
+    #[arg(long, value_name = "DURATION", env = "EBBTIDE_UPSTREAM_WAIT", help_heading = "Data path")]
+    pub upstream_wait: Option<Span>,
+
+    /// For one try to connect to the application [default: 5s]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "EBBTIDE_CONNECT_TIMEOUT",
+        help_heading = "Data path"
+    )]
+    pub connect_timeout: Option<Span>,
+
+    /// End a connection of which one side has ended and the other is silent; 0 is never [default: 60s]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "EBBTIDE_HALF_CLOSED_TIMEOUT",
+        help_heading = "Data path"
+    )]
+    pub half_closed_timeout: Option<Span>,
+
+    /// End a connection on which nothing moves; 0 is never [default: 0]
+    #[arg(long, value_name = "DURATION", env = "EBBTIDE_IDLE_TIMEOUT", help_heading = "Data path")]
+    pub idle_timeout: Option<Span>,
+
+    /// Give a client up that acknowledges nothing, or takes nothing, for this long; 0 leaves it to
+    /// the kernel [default: 5m]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "EBBTIDE_TCP_USER_TIMEOUT",
+        help_heading = "Data path"
+    )]
+    pub tcp_user_timeout: Option<Span>,
+
+    /// As many connections as may be open; beyond, accepting pauses [default: what the descriptor
+    /// limit allows]
+    #[arg(long, value_name = "N", env = "EBBTIDE_MAX_CONNECTIONS", help_heading = "Data path")]
+    pub max_connections: Option<NonZeroUsize>,
+
+    /// Threads that move bytes [default: 1]
+    #[arg(long, value_name = "N", env = "EBBTIDE_THREADS", help_heading = "Data path")]
+    pub threads: Option<NonZeroUsize>,
+
+    /// How long new connections are still served once a drain has begun [default: 10s]
+    #[arg(long, value_name = "DURATION", env = "EBBTIDE_DRAIN_DELAY", help_heading = "Drain")]
+    pub drain_delay: Option<Span>,
+
+    /// From the drain's start to the deadline, at which what is left is force-closed [default: 300s,
+    /// or 15 s less than the grace period where that is known]
+    #[arg(long, value_name = "DURATION", env = "EBBTIDE_DRAIN_TIMEOUT", help_heading = "Drain")]
+    pub drain_timeout: Option<Span>,
+
+    /// The pod's terminationGracePeriodSeconds, which the drain time-out derives from
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "EBBTIDE_GRACE_PERIOD",
+        value_parser = parse_grace_period,
+        help_heading = "Drain"
+    )]
+    #[serde(deserialize_with = "from_grace_period")]
+    pub grace_period: Option<Span>,
+
+    /// The delay ends early when no new connection has sent anything for this long; 0 is never
+    /// [default: 5s]
+    #[arg(long, value_name = "DURATION", env = "EBBTIDE_QUIET_PERIOD", help_heading = "Drain")]
+    pub quiet_period: Option<Span>,
+
+    /// What a new connection meets after the delay [default: refuse]
+    #[arg(long, value_enum, env = "EBBTIDE_REJECT", help_heading = "Drain")]
+    pub reject: Option<RejectMode>,
+
+    /// Network that stays welcome after the delay; may be given several times
+    #[arg(
+        long,
+        value_name = "CIDR",
+        env = "EBBTIDE_ADMIT",
+        value_delimiter = ',',
+        help_heading = "Drain"
+    )]
+    pub admit: Vec<IpNet>,
+
+    /// Network whose connections only check our health, and never keep a drain from ending; may be
+    /// given several times
+    #[arg(
+        long,
+        value_name = "CIDR",
+        env = "EBBTIDE_HEALTH_CHECK_FROM",
+        value_delimiter = ',',
+        help_heading = "Drain"
+    )]
+    pub health_check_from: Vec<IpNet>,
+
+    /// How long a listener's queue must have been empty before it is closed [default: 1s]
+    #[arg(long, value_name = "DURATION", env = "EBBTIDE_SETTLE_PERIOD", help_heading = "Drain")]
+    pub settle_period: Option<Span>,
+
+    /// The drain is over after this long without a connection that blocks it [default: 2s]
+    #[arg(long, value_name = "DURATION", env = "EBBTIDE_SETTLED_FOR", help_heading = "Drain")]
+    pub settled_for: Option<Span>,
+
+    /// The last part before the deadline, in which survivors are asked to leave one after the other
+    /// [default: a tenth of the time-out, at most 30s]
+    #[arg(long, value_name = "DURATION", env = "EBBTIDE_CLOSE_SPREAD", help_heading = "Drain")]
+    pub close_spread: Option<Span>,
+
+    /// What /readyz says while draining [default: keep]
+    #[arg(long, value_enum, env = "EBBTIDE_READINESS_ON_DRAIN", help_heading = "Drain")]
+    pub readiness_on_drain: Option<ReadinessOnDrain>,
+
+    /// How long /hooks/wait waits for a drain to begin before it returns [default: 5s]
+    #[arg(long, value_name = "DURATION", env = "EBBTIDE_WAIT_FOR_DRAIN", help_heading = "Drain")]
+    pub wait_for_drain: Option<Span>,
+
+    /// File that gets one line at the end, if it exists [default: /dev/termination-log]
+    #[arg(long, value_name = "FILE", env = "EBBTIDE_TERMINATION_LOG", help_heading = "Drain")]
+    pub termination_log: Option<PathBuf>,
+
+    /// Address of probes, metrics, hooks and the page: GET only [default: 0.0.0.0:17701]
+    #[arg(long, value_name = "ADDR", env = "EBBTIDE_ADMIN", help_heading = "Endpoints")]
+    pub admin: Option<SocketAddr>,
+
+    /// Loopback address of what changes anything: drain, undrain, connections
+    /// [default: 127.0.0.1:17702]
+    #[arg(long, value_name = "ADDR", env = "EBBTIDE_CONTROL", help_heading = "Endpoints")]
+    pub control: Option<SocketAddr>,
+
+    /// Report to the controller at this URL
+    #[arg(long, value_name = "URL", env = "EBBTIDE_CONTROLLER", help_heading = "Reports")]
+    pub controller: Option<String>,
+
+    /// Trust the certificates in this PEM file, instead of the system's, for an https controller
+    #[arg(long, value_name = "FILE", env = "EBBTIDE_CONTROLLER_CA", help_heading = "Reports")]
+    pub controller_ca: Option<PathBuf>,
+
+    /// Send the token in this file as bearer; it is read again when it changes
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "EBBTIDE_CONTROLLER_TOKEN_FILE",
+        help_heading = "Reports"
+    )]
+    pub controller_token_file: Option<PathBuf>,
+
+    /// How long the final report is tried before the process exits without an answer [default: 10s]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "EBBTIDE_FINAL_REPORT_TIMEOUT",
+        help_heading = "Reports"
+    )]
+    pub final_report_timeout: Option<Span>,
+
+    /// Several listeners. Only in the file, instead of listen and upstream
+    #[arg(skip)]
+    pub listeners: Vec<ListenerOptions>,
+}
+
+/// One of several listeners in the file. What is absent is taken from the options beside the list.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ListenerOptions {
+    /// Address that clients connect to.
+    pub listen: SocketAddr,
+    /// The application.
+    #[serde(default, deserialize_with = "from_text")]
+    pub upstream: Option<Upstream>,
+    /// What the bytes are.
+    #[serde(default)]
+    pub protocol: Option<Protocol>,
+    /// What a new connection meets after the delay.
+    #[serde(default)]
+    pub reject: Option<RejectMode>,
+    /// Networks that stay welcome after the delay.
+    #[serde(default)]
+    pub admit: Vec<IpNet>,
+    /// Networks whose connections only check our health.
+    #[serde(default)]
+    pub health_check_from: Vec<IpNet>,
+}
+
+impl Options {
+    /// What was typed, and for the rest what the file says.
+    #[must_use]
+    pub fn or(self, file: Options) -> Options {
+        fn list<T>(typed: Vec<T>, file: Vec<T>) -> Vec<T> {
+            if typed.is_empty() { file } else { typed }
+        }
+        Options {
+            listen: self.listen.or(file.listen),
+            upstream: self.upstream.or(file.upstream),
+            protocol: self.protocol.or(file.protocol),
+            upstream_wait: self.upstream_wait.or(file.upstream_wait),
+            connect_timeout: self.connect_timeout.or(file.connect_timeout),
+            half_closed_timeout: self.half_closed_timeout.or(file.half_closed_timeout),
+            idle_timeout: self.idle_timeout.or(file.idle_timeout),
+            tcp_user_timeout: self.tcp_user_timeout.or(file.tcp_user_timeout),
+            max_connections: self.max_connections.or(file.max_connections),
+            threads: self.threads.or(file.threads),
+            drain_delay: self.drain_delay.or(file.drain_delay),
+            drain_timeout: self.drain_timeout.or(file.drain_timeout),
+            grace_period: self.grace_period.or(file.grace_period),
+            quiet_period: self.quiet_period.or(file.quiet_period),
+            reject: self.reject.or(file.reject),
+            admit: list(self.admit, file.admit),
+            health_check_from: list(self.health_check_from, file.health_check_from),
+            settle_period: self.settle_period.or(file.settle_period),
+            settled_for: self.settled_for.or(file.settled_for),
+            close_spread: self.close_spread.or(file.close_spread),
+            readiness_on_drain: self.readiness_on_drain.or(file.readiness_on_drain),
+            wait_for_drain: self.wait_for_drain.or(file.wait_for_drain),
+            termination_log: self.termination_log.or(file.termination_log),
+            admin: self.admin.or(file.admin),
+            control: self.control.or(file.control),
+            controller: self.controller.or(file.controller),
+            controller_ca: self.controller_ca.or(file.controller_ca),
+            controller_token_file: self.controller_token_file.or(file.controller_token_file),
+            final_report_timeout: self.final_report_timeout.or(file.final_report_timeout),
+            listeners: list(self.listeners, file.listeners),
+        }
+    }
+}
+
+fn from_text<'de, D>(deserializer: D) -> Result<Option<Upstream>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
+}
+
+fn from_grace_period<'de, D>(deserializer: D) -> Result<Option<Span>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| parse_grace_period(&text).map_err(serde::de::Error::custom)).transpose()
+}

@@ -1,0 +1,151 @@
+//! `ebbtide run -- CMD`: the proxy, and the application as its child.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use super::duration::Span;
+use super::exit::{Exit, Failure};
+use super::proxy;
+use super::sidecar::{Proxy, Sidecar};
+use crate::child::{Child, Forwarded, StopSignal};
+use crate::drain::{Drain, Trigger};
+use crate::net::{Upstream, connect};
+use crate::signal::Signals;
+
+/// Between looks at the application's port.
+const PORT_INTERVAL: Duration = Duration::from_millis(50);
+/// How often somebody who waits is told what for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Start an application and stand before its port: one container, a VM or a laptop needs no more
+///
+/// Connections are accepted when the application's port is open. On SIGTERM the proxy drains first,
+/// and only then sends the application its stop signal. Exits with the application's status.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    proxy: proxy::Args,
+
+    /// What the application is sent when the drain is over
+    #[arg(long, value_name = "SIGNAL", env = "EBBTIDE_STOP_SIGNAL", default_value = "TERM")]
+    stop_signal: StopSignal,
+
+    /// How long it may take to stop before it is killed
+    #[arg(long, value_name = "DURATION", env = "EBBTIDE_STOP_TIMEOUT", default_value = "10s")]
+    stop_timeout: Span,
+
+    /// The application and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// Runs the application behind the proxy to the end of both.
+///
+/// # Errors
+/// When either can't start.
+pub async fn run(args: Args) -> Result<Exit, Failure> {
+    let settings = args.proxy.settings()?;
+    if args.proxy.is_check() {
+        println!("the configuration is good");
+        return Ok(Exit::Done);
+    }
+    let mut signals = Signals::new().map_err(Failure::unavailable)?;
+    let forwarded = Forwarded::new().map_err(Failure::unavailable)?;
+    let upstreams: Vec<_> =
+        settings.listeners.iter().map(|(.., listener)| listener.upstream.clone()).collect();
+    let sidecar = Sidecar::bind(settings)?;
+    let drain = sidecar.drain().clone();
+    let child = Child::spawn(&args.command).map_err(Failure::unavailable)?;
+    info!(pid = child.id(), "application started");
+    let mut application = Application { child, forwarded };
+    let ports = async {
+        for upstream in &upstreams {
+            until_open(upstream).await;
+        }
+    };
+    // Until the application listens there is nothing to drain: a signal goes straight to it.
+    let proxy = tokio::select! {
+        proxy = sidecar.serve(ports) => proxy,
+        status = application.wait() => return Ok(Exit::Child(status)),
+        () = proxy::interrupted_once(&mut signals) => {
+            return Ok(Exit::Child(application.stop(&args).await));
+        }
+    };
+    let mut proxy = match proxy {
+        Ok(proxy) => proxy,
+        Err(failure) => {
+            application.stop(&args).await;
+            return Err(failure);
+        }
+    };
+    let died = tokio::select! {
+        _ = proxy.to_the_end() => None,
+        () = proxy::interrupted(&mut signals, &drain) => {
+            proxy.abandon().await;
+            None
+        }
+        status = application.wait() => Some(status),
+    };
+    let status = match died {
+        None => application.stop(&args).await,
+        Some(status) => {
+            warn!(status, "the application has ended: its connections are reset");
+            end_with_the_application(&mut proxy, &drain).await;
+            status
+        }
+    };
+    info!(status, "application ended");
+    Ok(Exit::Child(status))
+}
+
+/// Nothing is left to relay to: reset what is open, and say so to whoever wants to know.
+async fn end_with_the_application(proxy: &mut Proxy, drain: &Drain) {
+    drain.trigger(Trigger::Signal);
+    proxy.reset_all();
+    proxy.farewell().await;
+}
+
+/// Resolves when the application takes connections.
+async fn until_open(upstream: &Upstream) {
+    let mut patience = Instant::now() + PATIENCE;
+    while connect(upstream, PATIENCE, Duration::ZERO).await.is_err() {
+        if Instant::now() >= patience {
+            info!(%upstream, "waiting for the application to listen");
+            patience += PATIENCE;
+        }
+        sleep(PORT_INTERVAL).await;
+    }
+}
+
+/// The child, and the signals that are passed on to it.
+struct Application {
+    child: Child,
+    forwarded: Forwarded,
+}
+
+impl Application {
+    /// Waits for its end, and passes signals on meanwhile.
+    async fn wait(&mut self) -> u8 {
+        loop {
+            tokio::select! {
+                status = self.child.wait() => return status,
+                signal = self.forwarded.next() => self.child.signal(signal),
+            }
+        }
+    }
+
+    /// Sends the stop signal, and kills what does not stop in time.
+    async fn stop(&mut self, args: &Args) -> u8 {
+        self.child.signal(args.stop_signal.0);
+        if let Ok(status) = timeout(args.stop_timeout.0, self.wait()).await {
+            return status;
+        }
+        warn!("the application did not stop within --stop-timeout: killing it");
+        self.child.signal(Signal::KILL);
+        self.wait().await
+    }
+}

@@ -1,0 +1,332 @@
+//! From what was typed to what is needed: defaults, and every contradiction found.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::duration::Span;
+use super::options::{ListenerOptions, Options, Protocol};
+use crate::admin::{self, ReadinessOnDrain};
+use crate::connection::{self, ListenerSettings};
+use crate::drain::{Schedule, default_close_spread};
+use crate::net::ListenOptions;
+use crate::net::gate::MAX_ADMITTED;
+use crate::relay::IdleTimeouts;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What a grace period must leave behind the drain: the application's own stop (10 s), the
+/// kubelet's floor (2 s), and our exit (3 s).
+///
+/// # Source
+/// features §5.1; kubelet.md, rule 2.
+const GRACE_MARGIN: Duration = Duration::from_secs(15);
+
+/// Descriptors that connections leave to the endpoints, the reports and the listeners.
+const RESERVED_DESCRIPTORS: u64 = 48;
+
+/// Everything that the proxy needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where clients come in, and how.
+    pub listeners: Vec<(SocketAddr, ListenOptions, ListenerSettings)>,
+    /// The drain's times.
+    pub schedule: Schedule,
+    /// How connections are treated.
+    pub connections: connection::Settings,
+    /// As many as may be open; absent: what the descriptor limit allows.
+    pub max_connections: Option<NonZeroUsize>,
+    /// Threads that move bytes.
+    pub threads: NonZeroUsize,
+    /// Address of probes, metrics, hooks and the page.
+    pub admin: SocketAddr,
+    /// Address of what changes anything.
+    pub control: SocketAddr,
+    /// What the admin endpoints promise.
+    pub promises: admin::Promises,
+    /// File that gets one line at the end.
+    pub termination_log: PathBuf,
+    /// Where and how to report.
+    pub reporting: Option<Reporting>,
+}
+
+/// Where and how to report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reporting {
+    /// The controller's URL.
+    pub url: hyper::Uri,
+    /// Certificates to trust.
+    pub ca: Option<PathBuf>,
+    /// The bearer token's file.
+    pub token_file: Option<PathBuf>,
+    /// How long the final report is tried.
+    pub final_report_timeout: Duration,
+}
+
+/// Everything that is wrong with what was typed, a line each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problems(Vec<String>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// As many connections as a descriptor limit allows: two descriptors each, less what is reserved.
+#[must_use]
+pub fn connections_within(descriptors: u64) -> usize {
+    let pairs = descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2;
+    usize::try_from(pairs).unwrap_or(usize::MAX).clamp(1, tokio::sync::Semaphore::MAX_PERMITS)
+}
+
+impl Settings {
+    /// Fills in the defaults and looks for contradictions.
+    ///
+    /// # Errors
+    /// Names each option that is missing or contradicts another, and says what to write.
+    pub fn new(options: Options) -> Result<Self, Problems> {
+        let mut problems = Vec::new();
+        let listeners = listeners(&options, &mut problems);
+        let schedule = schedule(&options, &mut problems);
+        let admin = options.admin.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 17701)));
+        let control = options.control.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 17702)));
+        endpoints(admin, control, &listeners, &mut problems);
+        let reporting = reporting(&options, &mut problems);
+        let span = |span: Option<Span>, default: Duration| span.map_or(default, |span| span.0);
+        let settings = Settings {
+            listeners,
+            schedule,
+            connections: connection::Settings {
+                connect_timeout: span(options.connect_timeout, 5 * SECOND),
+                upstream_wait: span(options.upstream_wait, 5 * SECOND),
+                idle_timeouts: IdleTimeouts {
+                    half_closed: span(options.half_closed_timeout, 60 * SECOND),
+                    open: span(options.idle_timeout, Duration::ZERO),
+                },
+            },
+            max_connections: options.max_connections,
+            threads: options.threads.unwrap_or(NonZeroUsize::MIN),
+            admin,
+            control,
+            promises: admin::Promises {
+                readiness_on_drain: options.readiness_on_drain.unwrap_or(ReadinessOnDrain::Keep),
+                wait_for_drain: span(options.wait_for_drain, 5 * SECOND),
+            },
+            termination_log: options
+                .termination_log
+                .unwrap_or_else(|| Path::new("/dev/termination-log").to_owned()),
+            reporting,
+        };
+        if problems.is_empty() { Ok(settings) } else { Err(Problems(problems)) }
+    }
+}
+
+fn listeners(
+    options: &Options,
+    problems: &mut Vec<String>,
+) -> Vec<(SocketAddr, ListenOptions, ListenerSettings)> {
+    let mut plans = options.listeners.clone();
+    match (options.listen, plans.is_empty()) {
+        (Some(listen), true) => plans.push(ListenerOptions {
+            listen,
+            upstream: None,
+            protocol: None,
+            reject: None,
+            admit: Vec::new(),
+            health_check_from: Vec::new(),
+        }),
+        (Some(_), false) => problems.push(
+            "--listen (listen) and listeners can't both be given: move it into the list".to_owned(),
+        ),
+        (None, true) => problems
+            .push("nowhere to listen: give --listen, for example --listen 0.0.0.0:8080".to_owned()),
+        (None, false) => {}
+    }
+    for (index, plan) in plans.iter().enumerate() {
+        for other in plans.iter().take(index).filter(|other| overlap(plan.listen, other.listen)) {
+            problems.push(format!(
+                "listeners {} and {} overlap: give them different ports",
+                other.listen, plan.listen
+            ));
+        }
+    }
+    let user_timeout = options.tcp_user_timeout.map_or(300 * SECOND, |span| span.0);
+    let settle_period = options.settle_period.map_or(SECOND, |span| span.0);
+    plans
+        .iter()
+        .filter_map(|plan| {
+            let upstream = plan.upstream.clone().or_else(|| options.upstream.clone());
+            let Some(upstream) = upstream else {
+                problems.push(format!(
+                    "listener {} has no upstream: give --upstream, for example --upstream \
+                     127.0.0.1:3000",
+                    plan.listen
+                ));
+                return None;
+            };
+            let protocol = plan.protocol.or(options.protocol).unwrap_or_default();
+            if protocol != Protocol::Tcp {
+                problems.push(format!(
+                    "listener {}: protocol {protocol:?} is not there yet: write --protocol tcp, \
+                     through which every protocol passes, its connections counted as opaque",
+                    plan.listen
+                ));
+            }
+            let or = |own: &Vec<_>, all: &Vec<_>| if own.is_empty() { all } else { own }.clone();
+            let admit = or(&plan.admit, &options.admit);
+            if admit.len() > MAX_ADMITTED {
+                problems.push(format!(
+                    "--admit: {} networks are more than the {MAX_ADMITTED} that fit the kernel's \
+                     filter: merge them into larger ones",
+                    admit.len()
+                ));
+            }
+            let same_port_v4 = plans.iter().any(|other| {
+                other.listen.port() == plan.listen.port() && other.listen.is_ipv4()
+            });
+            let listen_options =
+                ListenOptions { only_v6: plan.listen.is_ipv6() && same_port_v4, user_timeout };
+            let settings = ListenerSettings {
+                upstream: Arc::new(upstream),
+                reject: plan.reject.or(options.reject).unwrap_or_default(),
+                admit,
+                health_check_from: or(&plan.health_check_from, &options.health_check_from),
+                settle_period,
+            };
+            Some((plan.listen, listen_options, settings))
+        })
+        .collect()
+}
+
+/// Whether two addresses can't be listened on at once. IPv4 and IPv6 never collide, because an
+/// IPv6 listener beside an IPv4 one takes IPv6 only.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |a: IpAddr, b: IpAddr| a == b || a.is_unspecified() && a.is_ipv4() == b.is_ipv4();
+    one.port() != 0
+        && one.port() == other.port()
+        && (covers(one.ip(), other.ip()) || covers(other.ip(), one.ip()))
+}
+
+fn schedule(options: &Options, problems: &mut Vec<String>) -> Schedule {
+    let timeout = drain_timeout(options, problems);
+    let default_delay = match options.grace_period {
+        // A short grace period is for serving out, not for waiting on the balancer.
+        Some(_) => (10 * SECOND).min(timeout / 2),
+        None => 10 * SECOND,
+    };
+    let delay = options.drain_delay.map_or(default_delay, |span| span.0);
+    let close_spread =
+        options.close_spread.map_or_else(|| default_close_spread(timeout), |span| span.0);
+    if delay >= timeout {
+        problems.push(format!(
+            "--drain-timeout ({}) is not longer than --drain-delay ({}): it counts from the same \
+             start, so write a longer time-out or a shorter delay",
+            Span(timeout),
+            Span(delay)
+        ));
+    } else if delay + close_spread > timeout {
+        problems.push(format!(
+            "--close-spread ({}) does not fit between --drain-delay ({}) and --drain-timeout ({}): \
+             write at most {}",
+            Span(close_spread),
+            Span(delay),
+            Span(timeout),
+            Span(timeout - delay)
+        ));
+    }
+    Schedule {
+        delay,
+        timeout,
+        quiet_period: options.quiet_period.map_or(5 * SECOND, |span| span.0),
+        close_spread,
+        settled_for: options.settled_for.map_or(2 * SECOND, |span| span.0),
+    }
+}
+
+fn drain_timeout(options: &Options, problems: &mut Vec<String>) -> Duration {
+    let grace = options.grace_period.map(|span| span.0);
+    match (options.drain_timeout, grace) {
+        (Some(timeout), Some(grace)) if timeout.0 >= grace => {
+            problems.push(format!(
+                "--drain-timeout ({timeout}) is not shorter than the grace period ({}): the kubelet \
+                 would kill the pod before the deadline; write at most {}, or raise \
+                 terminationGracePeriodSeconds and EBBTIDE_GRACE_PERIOD",
+                Span(grace),
+                Span(grace.saturating_sub(GRACE_MARGIN))
+            ));
+            timeout.0
+        }
+        (Some(timeout), _) => timeout.0,
+        (None, Some(grace)) if grace <= GRACE_MARGIN => {
+            problems.push(format!(
+                "a grace period of {} leaves no time to drain: the application's stop and the \
+                 exits need {}; raise terminationGracePeriodSeconds and EBBTIDE_GRACE_PERIOD, or \
+                 give --drain-timeout",
+                Span(grace),
+                Span(GRACE_MARGIN)
+            ));
+            GRACE_MARGIN
+        }
+        (None, Some(grace)) => grace - GRACE_MARGIN,
+        (None, None) => 300 * SECOND,
+    }
+}
+
+fn endpoints(
+    admin: SocketAddr,
+    control: SocketAddr,
+    listeners: &[(SocketAddr, ListenOptions, ListenerSettings)],
+    problems: &mut Vec<String>,
+) {
+    if !control.ip().to_canonical().is_loopback() {
+        problems.push(format!(
+            "--control {control}: anybody who reaches it can drain the pod, so it must be a \
+             loopback address: write 127.0.0.1:{} or [::1]:{}",
+            control.port(),
+            control.port()
+        ));
+    }
+    let mut taken = vec![("--admin", admin), ("--control", control)];
+    taken.extend(listeners.iter().map(|(addr, ..)| ("listen", *addr)));
+    for (index, (name, addr)) in taken.iter().enumerate().take(2) {
+        for (other_name, other) in taken.iter().skip(index + 1) {
+            if overlap(*addr, *other) {
+                problems.push(format!(
+                    "{name} {addr} and {other_name} {other} overlap: give them different ports"
+                ));
+            }
+        }
+    }
+}
+
+fn reporting(options: &Options, problems: &mut Vec<String>) -> Option<Reporting> {
+    let Some(url) = &options.controller else {
+        for (flag, given) in [
+            ("--controller-ca", options.controller_ca.is_some()),
+            ("--controller-token-file", options.controller_token_file.is_some()),
+        ] {
+            if given {
+                problems.push(format!("{flag} has no use without --controller URL"));
+            }
+        }
+        return None;
+    };
+    match crate::report::parse_url(url) {
+        Ok(url) => Some(Reporting {
+            url,
+            ca: options.controller_ca.clone(),
+            token_file: options.controller_token_file.clone(),
+            final_report_timeout: options.final_report_timeout.map_or(10 * SECOND, |span| span.0),
+        }),
+        Err(error) => {
+            problems.push(format!("--controller: {error}"));
+            None
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! The proxy assembled from its rooms: bound first, then serving, then seen out.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, mpsc};
+use tracing::{info, warn};
+
+use super::exit::{Exit, Failure};
+use super::settings::{Settings, connections_within};
+use crate::admin::{self, History, View};
+use crate::api::report::{Answer, BalancerState, Directive};
+use crate::api::serve::{self, Running, Server};
+use crate::connection::{
+    ListenerSettings, ListenerStatus, Listening, Serving, Table, Workers, see_out,
+};
+use crate::drain::{Drain, Phase, State, Trigger};
+use crate::net::{Bound, options};
+use crate::relay::Order;
+use crate::report::{self, FinalReport, Reporter, Source};
+use crate::telemetry::Metrics;
+
+/// How long those who ask whether the drain is over may take to hear it before the process ends.
+const FAREWELL_PERIOD: Duration = Duration::from_millis(250);
+
+/// Answers from the controller that wait to be heeded; the next one says the same.
+const ANSWERS: usize = 4;
+
+/// A proxy that holds its ports and serves nobody yet.
+pub struct Sidecar {
+    settings: Settings,
+    drain: Drain,
+    serving: Arc<Serving>,
+    source: Source,
+    listeners: Vec<(Bound, ListenerSettings, Arc<ListenerStatus>)>,
+    admin: serve::Bound,
+    control: serve::Bound,
+    view: View,
+}
+
+/// A proxy at work.
+pub struct Proxy {
+    /// Its drain.
+    pub drain: Drain,
+    table: Table,
+    metrics: Metrics,
+    source: Source,
+    termination_log: std::path::PathBuf,
+    final_report: Option<FinalReport>,
+    endpoints: Vec<Running>,
+}
+
+impl Sidecar {
+    /// Takes the ports.
+    ///
+    /// # Errors
+    /// Names what is taken or wrong, and says what to do.
+    pub fn bind(settings: Settings) -> Result<Self, Failure> {
+        let started = Instant::now();
+        let metrics = Metrics::install().map_err(Failure::bug)?;
+        let drain = Drain::new(settings.schedule);
+        let table = Table::default();
+        let mut listeners = Vec::new();
+        for (addr, options, listener) in &settings.listeners {
+            let bound = Bound::new(*addr, *options).map_err(Failure::unavailable)?;
+            let status = Arc::new(ListenerStatus::new(bound.local_addr()));
+            listeners.push((bound, listener.clone(), status));
+        }
+        let statuses: Arc<[_]> = listeners.iter().map(|(.., status)| Arc::clone(status)).collect();
+        let admin = bind_endpoint(settings.admin, "--admin")?;
+        let control = bind_endpoint(settings.control, "--control")?;
+        let workers = Workers::start(settings.threads).map_err(Failure::unavailable)?;
+        let source = Source {
+            identity: report::identity(),
+            started,
+            drain_timeout: settings.schedule.timeout,
+            drain: drain.clone(),
+            table: table.clone(),
+            listeners: Arc::clone(&statuses),
+        };
+        let status = source.clone();
+        let view = View {
+            drain: drain.clone(),
+            table: table.clone(),
+            listeners: statuses,
+            metrics: metrics.clone(),
+            promises: settings.promises,
+            history: History::default(),
+            report: Arc::new(move || status.report()),
+            report_age: Arc::new(|| None),
+        };
+        let serving = Arc::new(Serving {
+            settings: settings.connections.clone(),
+            table,
+            drain: drain.clone(),
+            metrics,
+            workers,
+        });
+        Ok(Sidecar { settings, drain, serving, source, listeners, admin, control, view })
+    }
+
+    /// The drain, which signals may begin before anything is served.
+    #[must_use]
+    pub fn drain(&self) -> &Drain {
+        &self.drain
+    }
+
+    /// Answers on the endpoints, waits for `application`, then lets connections in.
+    ///
+    /// # Errors
+    /// When a port is lost meanwhile, or the controller's certificates or token can't be read.
+    pub async fn serve(mut self, application: impl Future<Output = ()>) -> Result<Proxy, Failure> {
+        let reporter = self.reporter()?;
+        tokio::spawn(self.drain.clone().run());
+        tokio::spawn(see_out(self.drain.clone(), self.serving.table.clone()));
+        tokio::spawn(self.view.history.clone().record(self.drain.clone()));
+        let final_report = reporter.map(|reporter| self.report(reporter));
+        let admin_addr = self.admin.local_addr();
+        let control_addr = self.control.local_addr();
+        let endpoints = vec![
+            self.admin.serve(admin::admin_routes(self.view.clone()).into_handler()),
+            self.control.serve(admin::control_routes(self.view).into_handler()),
+        ];
+        info!(admin = %admin_addr, control = %control_addr, "endpoints answer");
+        application.await;
+        let descriptors = options::raise_descriptor_limit();
+        let max_connections = self
+            .settings
+            .max_connections
+            .map_or_else(|| connections_within(descriptors), usize::from);
+        let permits = Arc::new(Semaphore::new(max_connections));
+        for (bound, settings, status) in self.listeners {
+            let listener = bound.listen().map_err(Failure::unavailable)?;
+            info!(
+                listen = %status.addr,
+                upstream = %settings.upstream,
+                reject = settings.reject.name(),
+                max_connections,
+                "serving"
+            );
+            let serving = Arc::clone(&self.serving);
+            let permits = Some(Arc::clone(&permits));
+            tokio::spawn(Listening::new(listener, settings, status, serving, permits).run());
+        }
+        Ok(Proxy {
+            drain: self.drain,
+            table: self.serving.table.clone(),
+            metrics: self.serving.metrics.clone(),
+            source: self.source,
+            termination_log: self.settings.termination_log,
+            final_report,
+            endpoints,
+        })
+    }
+
+    fn reporter(&self) -> Result<Option<Reporter>, Failure> {
+        let resolved = self.settings.reporting.resolve().map_err(Failure::usage)?;
+        let metrics = self.serving.metrics.clone();
+        Ok(resolved.map(|(settings, client)| {
+            Reporter::new(settings, client, self.source.identity.clone())
+                .on_attempt(move |attempt| metrics.report_attempted(attempt.name()))
+        }))
+    }
+
+    /// Starts to report, and to heed what the controller answers.
+    fn report(&mut self, reporter: Reporter) -> FinalReport {
+        let final_report = reporter.final_report();
+        let age = final_report.clone();
+        self.view.report_age = Arc::new(move || age.age());
+        let (answers, heard) = mpsc::channel(ANSWERS);
+        let source = self.source.clone();
+        tokio::spawn(reporter.run(report::Feed {
+            snapshot: Arc::new(move || source.report()),
+            state: self.drain.watch(),
+            count_changed: self.serving.table.changed(),
+            answers,
+        }));
+        tokio::spawn(heed(self.drain.clone(), heard));
+        final_report
+    }
+}
+
+fn bind_endpoint(addr: std::net::SocketAddr, flag: &str) -> Result<serve::Bound, Failure> {
+    Server::default()
+        .bind(addr)
+        .map_err(|error| Failure::unavailable(error).context(format!("{flag} {addr}")))
+}
+
+/// Does what the controller says.
+async fn heed(drain: Drain, mut answers: mpsc::Receiver<Answer>) {
+    while let Some(answer) = answers.recv().await {
+        if answer.balancer != BalancerState::Pending {
+            drain.acknowledge();
+        }
+        match answer.directive {
+            Directive::None => {}
+            Directive::Drain => drain.trigger(Trigger::Controller),
+            // Nothing to undo is what the directive wanted.
+            Directive::Undrain => _ = drain.undrain(),
+        }
+    }
+}
+
+impl Proxy {
+    /// Serves until a drain is over that the process is to exit after, and says goodbye.
+    pub async fn to_the_end(&mut self) -> Exit {
+        self.drained().await;
+        self.farewell().await
+    }
+
+    /// Waits until the drain is over and the process is to exit.
+    pub async fn drained(&self) {
+        let mut states = self.drain.watch();
+        loop {
+            let state = *states.borrow_and_update();
+            let exits = state.progress.is_some_and(|progress| progress.exits);
+            if state.phase == Phase::Drained && exits && self.is_empty(state).await {
+                return;
+            }
+            tokio::select! {
+                changed = states.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = tokio::time::sleep(FAREWELL_PERIOD), if state.phase == Phase::Drained && exits => {}
+            }
+        }
+    }
+
+    /// Whether nothing blocks any more. A drain that was over without an exit may have let new
+    /// connections in (reject mode `accept`); those have until the deadline too.
+    async fn is_empty(&self, state: State) -> bool {
+        let past_deadline =
+            state.progress.is_none_or(|progress| Instant::now() >= progress.deadline);
+        self.drain.blocking() == 0 || past_deadline
+    }
+
+    /// Says goodbye: the final report, the last answers, the line in the termination log.
+    pub async fn farewell(&mut self) -> Exit {
+        let state = self.drain.state();
+        // Those that were reset at the deadline still want to log how they ended.
+        let gone = async {
+            while self.drain.blocking() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(FAREWELL_PERIOD, gone).await.is_err() {
+            warn!(blocking = self.drain.blocking(), "leaving with connections that did not end");
+        }
+        let took = state.progress.map(|progress| progress.started.elapsed()).unwrap_or_default();
+        self.metrics.drained(took);
+        if let Some(final_report) = &mut self.final_report {
+            let delivery = final_report.wait().await;
+            info!(delivery = ?delivery, "final report");
+        }
+        let forced = self.table.forced();
+        let exit = if forced == 0 { Exit::Done } else { Exit::DeadlinePassed };
+        let line = format!(
+            "ebbtide: drained in {:.1} s, {forced} connections force-closed, {} rejected",
+            took.as_secs_f64(),
+            self.table.rejected()
+        );
+        info!(took_seconds = took.as_secs_f64(), forced, exit = exit.code(), "drained");
+        write_termination_log(&self.termination_log, &line);
+        for endpoint in std::mem::take(&mut self.endpoints) {
+            endpoint.stop(FAREWELL_PERIOD).await;
+        }
+        exit
+    }
+
+    /// Ends at once: what is open is reset.
+    pub async fn abandon(&self) -> Exit {
+        let cut = self.drain.blocking();
+        self.table.order_all(Order::Reset);
+        tokio::task::yield_now().await;
+        warn!(cut, "ending at once");
+        write_termination_log(
+            &self.termination_log,
+            &format!("ebbtide: ended at once on request, {cut} connections cut"),
+        );
+        if cut == 0 { Exit::Done } else { Exit::DeadlinePassed }
+    }
+
+    /// Resets every connection, because the application is gone.
+    pub fn reset_all(&self) {
+        self.table.order_all(Order::Reset);
+    }
+
+    /// The report of this moment.
+    #[must_use]
+    pub fn report(&self) -> crate::api::report::Report {
+        self.source.report()
+    }
+}
+
+/// Kubernetes makes the file; where it is not, nobody reads it.
+fn write_termination_log(path: &std::path::Path, line: &str) {
+    let written = std::fs::OpenOptions::new()
+        .write(true)
+        .truncate(true)
+        .open(path)
+        .and_then(|mut file| io::Write::write_all(&mut file, format!("{line}\n").as_bytes()));
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            warn!(path = %path.display(), error = &error as &dyn std::error::Error, "no termination log");
+        }
+        _ => {}
+    }
+}
