@@ -9,3 +9,4 @@
 pub mod api;
 pub mod drain;
 pub mod protocol;
+pub mod report;
