@@ -5,8 +5,11 @@
 //! - [`protocol`]: what the bytes mean. Sans-I/O trackers; imports nothing at all.
 //! - [`drain`]: when we stop. Phases, the schedule, triggers; imports nothing of ours.
 //! - [`api`]: how our processes talk. The report, one serving helper, one client helper.
+//! - [`report`]: tells the controller how a drain goes, and brings home its answers.
+//! - [`controller`]: reports in, a pure decision, deregistration out.
 
 pub mod api;
+pub mod controller;
 pub mod drain;
 pub mod protocol;
 pub mod report;
