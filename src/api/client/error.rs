@@ -121,47 +121,36 @@ pub(super) fn not_a_base(base: &Uri) -> Error {
 
 /// Sorts what hyper says by what it means to us.
 pub(super) fn classify(base: &Uri, failure: legacy::Error) -> Error {
-    let server = base
-        .authority()
-        .map_or_else(String::new, |it| it.as_str().to_owned());
+    let server = base.authority().map_or_else(String::new, |it| it.as_str().to_owned());
     if let Some(reason) = tls_reason(&failure) {
         return Error::Handshake { server, reason };
     }
     if failure.is_connect() {
-        return Error::NobodyThere {
-            server,
-            source: failure,
-        };
+        return Error::NobodyThere { server, source: failure };
     }
     let is_parse = causes(&failure)
         .filter_map(|cause| cause.downcast_ref::<hyper::Error>())
         .any(hyper::Error::is_parse);
     if is_parse {
-        return Error::NotHttp {
-            server,
-            source: failure,
-        };
+        return Error::NotHttp { server, source: failure };
     }
-    Error::Broken {
-        source: failure.into(),
-    }
+    Error::Broken { source: failure.into() }
 }
 
 fn tls_reason(failure: &legacy::Error) -> Option<rustls::Error> {
-    causes(failure).find_map(|cause| {
-        // An `io::Error` names the cause of what it wraps as its own, and so hides what it wraps.
-        let wrapped = cause
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref);
-        wrapped
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-            .or_else(|| cause.downcast_ref::<rustls::Error>())
-            .cloned()
-    })
+    causes(failure).find_map(|cause| cause.downcast_ref::<rustls::Error>().cloned())
 }
 
+/// `first`, its cause, and so on.
 fn causes<'a>(
     first: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(first), |&cause| cause.source())
+    std::iter::successors(Some(first), |&cause| {
+        // An `io::Error` names the cause of what it wraps as its own, and so hides what it wraps;
+        // hyper-rustls wraps the errors of rustls twice.
+        match cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => cause.source(),
+        }
+    })
 }

@@ -66,11 +66,7 @@ impl Client {
         if authority.is_empty() || authority.contains('@') {
             return Err(error::not_a_base(base));
         }
-        let tls = if https {
-            trust::config(ca)?
-        } else {
-            trust::nobody()?
-        };
+        let tls = if https { trust::config(ca)? } else { trust::nobody()? };
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -85,10 +81,7 @@ impl Client {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(1)
             .build(connector);
-        Ok(Client {
-            base: base.clone(),
-            inner,
-        })
+        Ok(Client { base: base.clone(), inner })
     }
 
     /// `http` or `https`, host and port of the server.
@@ -145,9 +138,8 @@ impl Client {
 
     fn request(&self, call: Call) -> Result<hyper::Request<Full<Bytes>>, Error> {
         let mut parts = self.base.clone().into_parts();
-        let path = PathAndQuery::try_from(call.path.as_str()).map_err(|_| Error::Path {
-            path: call.path.clone(),
-        })?;
+        let path = PathAndQuery::try_from(call.path.as_str())
+            .map_err(|_| Error::Path { path: call.path.clone() })?;
         parts.path_and_query = Some(path);
         let uri = Uri::from_parts(parts).map_err(|_| Error::Path { path: call.path })?;
         let mut request = hyper::Request::new(Full::new(call.body.unwrap_or_default()));

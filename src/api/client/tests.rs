@@ -41,35 +41,21 @@ async fn requests_arrive_as_they_were_meant() {
             let kind = request.headers()[CONTENT_TYPE].clone();
             let bearer = request.headers()[AUTHORIZATION].clone();
             let body = read_body(request.into_body(), 1024).await.expect("small");
-            let text = format!(
-                "{agent:?} {kind:?} {} {body:?}",
-                bearer.to_str().expect("ASCII")
-            );
+            let text = format!("{agent:?} {kind:?} {} {body:?}", bearer.to_str().expect("ASCII"));
             respond::json(StatusCode::ACCEPTED, &text)
         })
         .delete("/connections/", |request| async move {
             respond::json(StatusCode::OK, &last_segment(&request))
         });
     let (_running, client) = server(router);
-    let call = Call::post("/v1/reports")
-        .json(&[1, 2])
-        .expect("numbers")
-        .bearer(Bearer::new("secret"));
-    assert!(
-        !format!("{call:?}").contains("secret"),
-        "tokens are not shown"
-    );
+    let call =
+        Call::post("/v1/reports").json(&[1, 2]).expect("numbers").bearer(Bearer::new("secret"));
+    assert!(!format!("{call:?}").contains("secret"), "tokens are not shown");
     let reply = client.send(call).await.expect("an answer");
     assert_eq!(reply.status, StatusCode::ACCEPTED);
     let text: String = reply.json().expect("a string");
-    assert_eq!(
-        text,
-        format!("\"{AGENT}\" \"application/json\" Bearer secret b\"[1,2]\"")
-    );
-    let reply = client
-        .send(Call::delete("/connections/7"))
-        .await
-        .expect("an answer");
+    assert_eq!(text, format!("\"{AGENT}\" \"application/json\" Bearer secret b\"[1,2]\""));
+    let reply = client.send(Call::delete("/connections/7")).await.expect("an answer");
     assert_eq!(reply.excerpt(), "\"7\"");
     let reply = client.send(Call::get("/absent")).await.expect("an answer");
     assert_eq!(reply.status, StatusCode::NOT_FOUND);
@@ -79,17 +65,12 @@ async fn requests_arrive_as_they_were_meant() {
 async fn nobody_there_is_told_from_the_rest() {
     // Bound and not listening: the port is ours and refuses.
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
-    socket
-        .bind("127.0.0.1:0".parse().expect("an address"))
-        .expect("a free port");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     let client = client_of(socket.local_addr().expect("it has one"));
     let error = client.send(Call::get("/")).await.expect_err("refused");
     assert!(error.is_nobody_there(), "{error:?}");
 
-    let error = blunt(b"SSH-2.0-OpenSSH\r\n")
-        .await
-        .send(Call::get("/"))
-        .await;
+    let error = blunt(b"SSH-2.0-OpenSSH\r\n").await.send(Call::get("/")).await;
     assert!(matches!(error, Err(Error::NotHttp { .. })), "{error:?}");
     let error = blunt(b"").await.send(Call::get("/")).await;
     assert!(matches!(error, Err(Error::Broken { .. })), "{error:?}");
@@ -101,11 +82,7 @@ async fn nobody_there_is_told_from_the_rest() {
 #[tokio::test]
 async fn a_redirect_is_an_answer_like_others() {
     let redirect = b"HTTP/1.1 307 x\r\nLocation: http://192.0.2.1/\r\nContent-Length: 0\r\n\r\n";
-    let reply = blunt(redirect)
-        .await
-        .send(Call::get("/"))
-        .await
-        .expect("an answer");
+    let reply = blunt(redirect).await.send(Call::get("/")).await.expect("an answer");
     assert_eq!(reply.status, StatusCode::TEMPORARY_REDIRECT);
 }
 
@@ -113,28 +90,17 @@ async fn a_redirect_is_an_answer_like_others() {
 async fn an_answer_is_bounded_in_time_and_length() {
     let router = Router::new()
         .get("/never", |_| std::future::pending())
-        .get("/long", |_| async {
-            respond::text(StatusCode::OK, vec![b'x'; 100])
-        });
+        .get("/long", |_| async { respond::text(StatusCode::OK, vec![b'x'; 100]) });
     let (_running, client) = server(router);
     let call = Call::get("/never").timeout(Duration::from_millis(10));
     let error = client.send(call).await;
     assert!(matches!(error, Err(Error::Timeout { .. })), "{error:?}");
     let error = client.send(Call::get("/long").max_bytes(99)).await;
     assert!(
-        matches!(
-            error,
-            Err(Error::TooLarge {
-                status: StatusCode::OK,
-                max_bytes: 99
-            })
-        ),
+        matches!(error, Err(Error::TooLarge { status: StatusCode::OK, max_bytes: 99 })),
         "{error:?}"
     );
-    let reply = client
-        .send(Call::get("/long").max_bytes(100))
-        .await
-        .expect("fits");
+    let reply = client.send(Call::get("/long").max_bytes(100)).await.expect("fits");
     assert_eq!(reply.body.len(), 100);
 }
 

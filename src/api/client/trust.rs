@@ -40,14 +40,10 @@ fn from_file(path: &Path) -> Result<RootCertStore, Error> {
     let certificates = CertificateDer::pem_file_iter(path).map_err(|error| failed(error.into()))?;
     for certificate in certificates {
         let certificate = certificate.map_err(|error| failed(error.into()))?;
-        roots
-            .add(certificate)
-            .map_err(|error| failed(error.into()))?;
+        roots.add(certificate).map_err(|error| failed(error.into()))?;
     }
     if roots.is_empty() {
-        return Err(Error::EmptyCa {
-            path: path.to_owned(),
-        });
+        return Err(Error::EmptyCa { path: path.to_owned() });
     }
     Ok(roots)
 }
@@ -58,10 +54,7 @@ fn from_system() -> Result<RootCertStore, Error> {
     // Some systems carry roots that rustls cannot read; the others still count.
     let (_added, _ignored) = roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        let detail = found
-            .errors
-            .first()
-            .map_or_else(String::new, |error| format!(" ({error})"));
+        let detail = found.errors.first().map_or_else(String::new, |error| format!(" ({error})"));
         return Err(Error::NoRoots { detail });
     }
     Ok(roots)

@@ -87,10 +87,7 @@ pub struct Server {
 
 impl Default for Server {
     fn default() -> Self {
-        Server {
-            head_timeout: HEAD_TIMEOUT,
-            max_connections: MAX_CONNECTIONS,
-        }
+        Server { head_timeout: HEAD_TIMEOUT, max_connections: MAX_CONNECTIONS }
     }
 }
 
@@ -109,11 +106,7 @@ impl Server {
             io::ErrorKind::AddrNotAvailable => Error::Absent { addr },
             _ => Error::Listen { addr, source },
         })?;
-        Ok(Bound {
-            settings: self,
-            listener,
-            addr,
-        })
+        Ok(Bound { settings: self, listener, addr })
     }
 }
 
@@ -158,11 +151,7 @@ impl Bound {
         let (stop, stopped) = watch::channel(());
         let addr = self.addr;
         let task = tokio::spawn(accept_all(self, handler, stopped));
-        Running {
-            addr,
-            stop: Some(stop),
-            task,
-        }
+        Running { addr, stop: Some(stop), task }
     }
 }
 

@@ -63,10 +63,7 @@ pub fn not_found() -> Response {
 pub fn method_not_allowed(allow: &[Method]) -> Response {
     let names: Vec<&str> = allow.iter().map(Method::as_str).collect();
     let names = names.join(", ");
-    let mut response = text(
-        StatusCode::METHOD_NOT_ALLOWED,
-        format!("only {names} here\n"),
-    );
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("only {names} here\n"));
     if let Ok(value) = HeaderValue::from_str(&names) {
         response.headers_mut().insert(ALLOW, value);
     }
@@ -123,11 +120,7 @@ where
     match tokio::time::timeout(BODY_TIMEOUT, read).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyError::TooLarge { max_bytes }),
-        Ok(Err(error)) => Err(BodyError::Broken {
-            reason: error.to_string(),
-        }),
-        Err(_elapsed) => Err(BodyError::TooSlow {
-            timeout: BODY_TIMEOUT,
-        }),
+        Ok(Err(error)) => Err(BodyError::Broken { reason: error.to_string() }),
+        Err(_elapsed) => Err(BodyError::TooSlow { timeout: BODY_TIMEOUT }),
     }
 }

@@ -19,8 +19,7 @@ struct Route {
 impl Route {
     fn has_path(&self, path: &str) -> bool {
         if self.path.len() > 1 && self.path.ends_with('/') {
-            path.strip_prefix(self.path)
-                .is_some_and(|id| !id.is_empty() && !id.contains('/'))
+            path.strip_prefix(self.path).is_some_and(|id| !id.is_empty() && !id.contains('/'))
         } else {
             path == self.path
         }
@@ -99,29 +98,27 @@ impl Router {
     ) -> impl Fn(Request) -> Pin<Box<dyn Future<Output = Response> + Send>> + Clone + Send + Sync + 'static
     {
         let routes: Arc<[Route]> = self.routes.into();
-        move |request: Request| match choose(&routes, request.method(), request.uri().path()) {
+        move |request: Request| match find(&routes, request.method(), request.uri().path()) {
             Ok(handler) => handler(request),
-            Err(response) => Box::pin(std::future::ready(response)),
+            Err(allow) if allow.is_empty() => Box::pin(async { respond::not_found() }),
+            Err(allow) => Box::pin(async move { respond::method_not_allowed(&allow) }),
         }
     }
 }
 
-fn choose(routes: &[Route], method: &Method, path: &str) -> Result<Handler, Response> {
+/// The handler of a request, or else the methods that its path does take.
+fn find<'a>(routes: &'a [Route], method: &Method, path: &str) -> Result<&'a Handler, Vec<Method>> {
     let mut allow = Vec::new();
     for route in routes.iter().filter(|route| route.has_path(path)) {
         if route.has_method(method) {
-            return Ok(Arc::clone(&route.handler));
+            return Ok(&route.handler);
         }
         allow.push(route.method.clone());
         if route.method == Method::GET {
             allow.push(Method::HEAD);
         }
     }
-    if allow.is_empty() {
-        Err(respond::not_found())
-    } else {
-        Err(respond::method_not_allowed(&allow))
-    }
+    Err(allow)
 }
 
 /// What follows the last `/` of a request's path.

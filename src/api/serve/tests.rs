@@ -15,18 +15,13 @@ use super::*;
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 fn start(server: Server, router: Router) -> Running {
-    server
-        .bind(ANY)
-        .expect("a free port")
-        .serve(router.into_handler())
+    server.bind(ANY).expect("a free port").serve(router.into_handler())
 }
 
 fn router() -> Router {
     Router::new()
         .get("/", |_| async { respond::text(StatusCode::OK, "home\n") })
-        .get("/livez", |_| async {
-            respond::text(StatusCode::OK, "ok\n")
-        })
+        .get("/livez", |_| async { respond::text(StatusCode::OK, "ok\n") })
         .delete("/connections/", |request| async move {
             respond::json(StatusCode::OK, &last_segment(&request))
         })
@@ -93,10 +88,7 @@ async fn a_body_beyond_the_bound_is_413() {
         stream.write_all(request.as_bytes()).await.expect("writes");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.expect("reads");
-        assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status} ")),
-            "{answer}"
-        );
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     }
 }
 
@@ -155,10 +147,7 @@ fn waiting() -> (Router, mpsc::UnboundedReceiver<()>, Arc<Notify>) {
 #[tokio::test]
 async fn beyond_the_bound_a_connection_waits_for_another_to_end() {
     let (router, mut entries, leave) = waiting();
-    let settings = Server {
-        max_connections: 1,
-        ..Server::default()
-    };
+    let settings = Server { max_connections: 1, ..Server::default() };
     let server = start(settings, router);
     let addr = server.local_addr();
     let first = tokio::spawn(async move { ask(addr, "GET /wait HTTP/1.1").await });
@@ -199,14 +188,9 @@ async fn stopping_closes_the_port_and_lets_answers_out() {
 
 #[tokio::test]
 async fn a_silent_connection_loses_its_place() {
-    let settings = Server {
-        head_timeout: Duration::from_millis(20),
-        max_connections: 1,
-    };
+    let settings = Server { head_timeout: Duration::from_millis(20), max_connections: 1 };
     let server = start(settings, router());
-    let mut silent = TcpStream::connect(server.local_addr())
-        .await
-        .expect("connects");
+    let mut silent = TcpStream::connect(server.local_addr()).await.expect("connects");
     let mut rest = Vec::new();
     let _reset_or_end = silent.read_to_end(&mut rest).await;
     let answer = ask(server.local_addr(), "GET / HTTP/1.1").await;

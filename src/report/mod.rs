@@ -1,0 +1,22 @@
+//! Tells the controller how a drain goes, and brings home what it answers.
+//!
+//! Nothing here can delay a drain: the [`Reporter`] is a task of its own that only ever looks at the
+//! latest state. A controller that is down, slow or talks nonsense costs one request at a time.
+
+mod attempt;
+mod delivery;
+mod feed;
+mod identity;
+mod pace;
+mod reporter;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod token;
+mod trouble;
+
+pub use attempt::Attempt;
+pub use feed::{Delivery, Feed, FinalReport};
+pub use identity::identity;
+pub use reporter::Reporter;
+pub use settings::{Args, Error, Settings};

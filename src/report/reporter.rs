@@ -1,0 +1,265 @@
+//! The task that reports.
+//!
+//! One loop, at most one request under way, nothing queued: what goes out is always the snapshot of
+//! that moment.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::attempt::Attempt;
+use super::delivery::{Carrier, InFlight, Outcome, Post};
+use super::feed::{Delivery, Feed, FinalReport};
+use super::pace::{FinalOwed, Urgency};
+use super::settings::Settings;
+use super::trouble::Trouble;
+use crate::api::client::Client;
+use crate::api::report::Identity;
+use crate::drain::Phase;
+
+/// Told how each attempt ended.
+type OnAttempt = Arc<dyn Fn(Attempt) + Send + Sync>;
+
+/// Tells the controller the state of the proxy.
+///
+/// At once on a change of phase, coalesced on a change of counts, and as a heartbeat. Failures are
+/// retried ever more slowly, except while a drain is under way, and least so at its end.
+pub struct Reporter {
+    carrier: Box<dyn Carrier>,
+    server: String,
+    identity: Identity,
+    final_timeout: Duration,
+    on_attempt: OnAttempt,
+    delivery: watch::Sender<Delivery>,
+}
+
+impl Reporter {
+    /// A reporter to the controller that `client` speaks to, in the name of `identity`.
+    #[must_use]
+    pub fn new(settings: Settings, client: Client, identity: Identity) -> Self {
+        let server = client.server();
+        let timeout = settings.final_report_timeout;
+        let carrier = Post::new(client, settings.path, settings.token);
+        Self::with_carrier(Box::new(carrier), server, identity, timeout)
+    }
+
+    pub(super) fn with_carrier(
+        carrier: Box<dyn Carrier>,
+        server: String,
+        identity: Identity,
+        final_timeout: Duration,
+    ) -> Self {
+        Reporter {
+            carrier,
+            server,
+            identity,
+            final_timeout,
+            on_attempt: Arc::new(|_| {}),
+            delivery: watch::Sender::new(Delivery::Pending),
+        }
+    }
+
+    /// Calls `on_attempt` with the end of every attempt.
+    #[must_use]
+    pub fn on_attempt(mut self, on_attempt: impl Fn(Attempt) + Send + Sync + 'static) -> Self {
+        self.on_attempt = Arc::new(on_attempt);
+        self
+    }
+
+    /// What lets the process wait for the final report.
+    #[must_use]
+    pub fn final_report(&self) -> FinalReport {
+        FinalReport::new(self.delivery.subscribe())
+    }
+
+    /// Reports until it is dropped.
+    pub async fn run(self, feed: Feed) {
+        Run::new(self, feed).forever().await;
+    }
+}
+
+struct Run {
+    reporter: Reporter,
+    feed: Feed,
+    trouble: Trouble,
+    sequence: u64,
+    /// When the next report goes out, if nothing is under way by then.
+    due: Instant,
+    /// When the last one went out.
+    sent: Instant,
+    /// Whether a count has changed since; once is enough to know.
+    counts: Counts,
+    /// Failures in a row.
+    failures: u32,
+    /// Until when the final report is tried; none while it is not owed.
+    final_deadline: Option<Instant>,
+    phase: PhaseSource,
+    told: Told,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counts {
+    Reported,
+    Changed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PhaseSource {
+    Open,
+    Lost,
+}
+
+/// What the last report told of the drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Drained,
+    NotDrained,
+}
+
+impl Run {
+    fn new(reporter: Reporter, feed: Feed) -> Self {
+        let now = Instant::now();
+        Run {
+            trouble: Trouble::none(reporter.server.clone()),
+            reporter,
+            feed,
+            sequence: 0,
+            due: now,
+            sent: now,
+            counts: Counts::Reported,
+            failures: 0,
+            final_deadline: None,
+            phase: PhaseSource::Open,
+            told: Told::NotDrained,
+        }
+    }
+
+    async fn forever(mut self) {
+        let mut in_flight: Option<InFlight> = None;
+        self.enter_phase();
+        loop {
+            let listening = self.counts == Counts::Reported && self.failures == 0;
+            tokio::select! {
+                // In this order, so that a phase is never told later than a count.
+                biased;
+                changed = self.feed.phase.changed(), if self.phase == PhaseSource::Open => {
+                    match changed {
+                        Ok(()) => {
+                            if in_flight.take().is_some() {
+                                (self.reporter.on_attempt)(Attempt::Superseded);
+                            }
+                            self.enter_phase();
+                        }
+                        Err(_) => self.phase = PhaseSource::Lost,
+                    }
+                }
+                () = at(self.final_deadline) => self.give_up(),
+                outcome = ended(&mut in_flight) => {
+                    in_flight = None;
+                    self.conclude(&outcome);
+                }
+                () = self.feed.count_changed.notified(), if listening => {
+                    self.counts = Counts::Changed;
+                    self.due = self.due.min(self.sent + self.urgency().coalesce());
+                }
+                () = sleep_until(self.due), if in_flight.is_none() => {
+                    in_flight = Some(self.send());
+                }
+            }
+        }
+    }
+
+    /// Takes the phase as it is now and makes its report due at once.
+    fn enter_phase(&mut self) {
+        let now = Instant::now();
+        let phase = *self.feed.phase.borrow_and_update();
+        self.due = now;
+        self.failures = 0;
+        self.final_deadline = (phase == Phase::Drained).then(|| now + self.reporter.final_timeout);
+        self.reporter.delivery.send_replace(Delivery::Pending);
+    }
+
+    fn send(&mut self) -> InFlight {
+        self.sequence += 1;
+        self.sent = Instant::now();
+        self.counts = Counts::Reported;
+        let mut report = (self.feed.snapshot)();
+        report.sequence = self.sequence;
+        report.identity = self.reporter.identity.clone();
+        self.told =
+            if report.phase == Phase::Drained.name() { Told::Drained } else { Told::NotDrained };
+        match serde_json::to_vec(&report) {
+            Ok(body) => self.reporter.carrier.send(Bytes::from(body)),
+            Err(error) => Box::pin(std::future::ready(Outcome::unsendable(&error))),
+        }
+    }
+
+    fn conclude(&mut self, outcome: &Outcome) {
+        (self.reporter.on_attempt)(outcome.attempt);
+        self.trouble.note(outcome);
+        let now = Instant::now();
+        if !outcome.stored {
+            self.failures = self.failures.saturating_add(1);
+            self.due = now + self.urgency().retry(self.failures, fastrand::f64());
+            return;
+        }
+        self.failures = 0;
+        if let Some(answer) = outcome.answer {
+            // Full or closed: the proxy is busy or gone, and the next answer says the same.
+            let _unheard = self.feed.answers.try_send(answer);
+        }
+        if self.told == Told::Drained && *self.feed.phase.borrow() == Phase::Drained {
+            self.acknowledge();
+        }
+        let urgency = self.urgency();
+        self.due = now + urgency.heartbeat(fastrand::f64());
+        if self.counts == Counts::Changed {
+            self.due = self.due.min(self.sent + urgency.coalesce());
+        }
+    }
+
+    fn acknowledge(&mut self) {
+        self.final_deadline = None;
+        let is_news = self.reporter.delivery.send_if_modified(|delivery| {
+            std::mem::replace(delivery, Delivery::Acknowledged) != Delivery::Acknowledged
+        });
+        if is_news {
+            tracing::info!(sequence = self.sequence, "the controller knows that the drain is over");
+        }
+    }
+
+    fn give_up(&mut self) {
+        let waited = self.reporter.final_timeout.as_secs_f64();
+        tracing::warn!(
+            waited_seconds = waited,
+            "the controller did not acknowledge the end of the drain"
+        );
+        self.final_deadline = None;
+        self.reporter.delivery.send_replace(Delivery::GivenUp);
+    }
+
+    fn urgency(&self) -> Urgency {
+        let owed = match self.final_deadline {
+            Some(_) => FinalOwed::Yes,
+            None => FinalOwed::No,
+        };
+        Urgency::of(*self.feed.phase.borrow(), owed)
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn ended(in_flight: &mut Option<InFlight>) -> Outcome {
+    match in_flight {
+        Some(in_flight) => in_flight.await,
+        None => std::future::pending().await,
+    }
+}

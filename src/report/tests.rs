@@ -1,0 +1,5 @@
+mod clock;
+mod https;
+mod schema;
+mod sockets;
+mod support;
