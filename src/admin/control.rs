@@ -45,7 +45,10 @@ pub(super) fn routes(router: Router, view: &View) -> Router {
 fn close(view: &View, request: &Request) -> Response {
     let id = last_segment(request);
     let Ok(id) = id.parse::<ConnectionId>() else {
-        return respond::text(StatusCode::BAD_REQUEST, "an id is a number, as /connections lists it\n");
+        return respond::text(
+            StatusCode::BAD_REQUEST,
+            "an id is a number, as /connections lists it\n",
+        );
     };
     let Some(entry) = view.table.find(id) else {
         return respond::text(StatusCode::NOT_FOUND, "no such connection is open\n");

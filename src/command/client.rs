@@ -95,8 +95,10 @@ impl Remote {
             return Err(Failure::unavailable(reply.excerpt()));
         }
         reply.json().map_err(|error| {
-            Failure::unavailable(error)
-                .context(format!("{}: what answers there is no Ebbtide of this version", self.control))
+            Failure::unavailable(error).context(format!(
+                "{}: what answers there is no Ebbtide of this version",
+                self.control
+            ))
         })
     }
 }

@@ -35,13 +35,11 @@ pub struct Args {
 pub async fn run(args: Args) -> Result<Exit, Failure> {
     let remote = args.target.remote()?;
     if let Some(id) = args.close {
-        let closed: ConnectionView =
-            remote.ask(Call::delete(format!("/connections/{id}"))).await?;
+        let closed: ConnectionView = remote.ask(Call::delete(format!("/connections/{id}"))).await?;
         println!("closing {} from {}", closed.id, closed.peer);
         return Ok(Exit::Done);
     }
-    let list: Connections =
-        remote.ask(Call::get("/connections").max_bytes(MAX_LIST_BYTES)).await?;
+    let list: Connections = remote.ask(Call::get("/connections").max_bytes(MAX_LIST_BYTES)).await?;
     let text = if args.json {
         serde_json::to_string(&list).map_err(Failure::bug)?
     } else {
@@ -55,7 +53,16 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
 fn table(list: &Connections) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_BORDERS_ONLY);
-    table.set_header(["id", "peer", "listener", "class", "age s", "from client", "from app", "blocks the drain"]);
+    table.set_header([
+        "id",
+        "peer",
+        "listener",
+        "class",
+        "age s",
+        "from client",
+        "from app",
+        "blocks the drain",
+    ]);
     for connection in &list.connections {
         let blocks = match (&connection.excluded, connection.leaving) {
             (Some(reason), _) => format!("no: {reason}"),

@@ -18,7 +18,9 @@ pub enum Error {
     #[error("{0} is larger than {MAX_BYTES} bytes: that is no configuration")]
     TooLarge(PathBuf),
     /// It is not what we understand.
-    #[error("{0}: {1}\nthe keys are the flags of `ebbtide proxy --help` without their dashes, and `listeners`")]
+    #[error(
+        "{0}: {1}\nthe keys are the flags of `ebbtide proxy --help` without their dashes, and `listeners`"
+    )]
     Parse(PathBuf, String),
 }
 

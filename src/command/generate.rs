@@ -52,9 +52,7 @@ pub fn man(args: &ManArgs) -> Result<Exit, Failure> {
 /// A reader that has seen enough (`| head`) is no error.
 fn print(text: &[u8]) -> Result<Exit, Failure> {
     match io::stdout().write_all(text) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::unavailable(error))
-        }
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::unavailable(error)),
         _ => Ok(Exit::Done),
     }
 }

@@ -47,7 +47,7 @@ enum Command {
     Undrain(drain::UndrainArgs),
     Status(status::Args),
     Connections(connections::Args),
-    Controller(controller::Args),
+    Controller(crate::controller::Args),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
 }

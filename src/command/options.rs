@@ -45,7 +45,12 @@ pub struct Options {
     pub protocol: Option<Protocol>,
 
     /// How long a connection waits for an application that does not listen yet [default: 5s]
-    #[arg(long, value_name = "DURATION", env = "EBBTIDE_UPSTREAM_WAIT", help_heading = "Data path")]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "EBBTIDE_UPSTREAM_WAIT",
+        help_heading = "Data path"
+    )]
     pub upstream_wait: Option<Span>,
 
     /// For one try to connect to the application [default: 5s]

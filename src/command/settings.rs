@@ -15,6 +15,7 @@ use crate::drain::{Schedule, default_close_spread};
 use crate::net::ListenOptions;
 use crate::net::gate::MAX_ADMITTED;
 use crate::relay::IdleTimeouts;
+use crate::report;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -50,20 +51,7 @@ pub struct Settings {
     /// File that gets one line at the end.
     pub termination_log: PathBuf,
     /// Where and how to report.
-    pub reporting: Option<Reporting>,
-}
-
-/// Where and how to report.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reporting {
-    /// The controller's URL.
-    pub url: hyper::Uri,
-    /// Certificates to trust.
-    pub ca: Option<PathBuf>,
-    /// The bearer token's file.
-    pub token_file: Option<PathBuf>,
-    /// How long the final report is tried.
-    pub final_report_timeout: Duration,
+    pub reporting: Option<report::Args>,
 }
 
 /// Everything that is wrong with what was typed, a line each.
@@ -187,9 +175,9 @@ fn listeners(
                     admit.len()
                 ));
             }
-            let same_port_v4 = plans.iter().any(|other| {
-                other.listen.port() == plan.listen.port() && other.listen.is_ipv4()
-            });
+            let same_port_v4 = plans
+                .iter()
+                .any(|other| other.listen.port() == plan.listen.port() && other.listen.is_ipv4());
             let listen_options =
                 ListenOptions { only_v6: plan.listen.is_ipv6() && same_port_v4, user_timeout };
             let settings = ListenerSettings {
@@ -305,7 +293,7 @@ fn endpoints(
     }
 }
 
-fn reporting(options: &Options, problems: &mut Vec<String>) -> Option<Reporting> {
+fn reporting(options: &Options, problems: &mut Vec<String>) -> Option<report::Args> {
     let Some(url) = &options.controller else {
         for (flag, given) in [
             ("--controller-ca", options.controller_ca.is_some()),
@@ -317,11 +305,11 @@ fn reporting(options: &Options, problems: &mut Vec<String>) -> Option<Reporting>
         }
         return None;
     };
-    match crate::report::parse_url(url) {
-        Ok(url) => Some(Reporting {
-            url,
-            ca: options.controller_ca.clone(),
-            token_file: options.controller_token_file.clone(),
+    match report::parse_url(url) {
+        Ok(controller) => Some(report::Args {
+            controller: Some(controller),
+            controller_ca: options.controller_ca.clone(),
+            controller_token_file: options.controller_token_file.clone(),
             final_report_timeout: options.final_report_timeout.map_or(10 * SECOND, |span| span.0),
         }),
         Err(error) => {

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc};
@@ -46,7 +46,6 @@ pub struct Proxy {
     pub drain: Drain,
     table: Table,
     metrics: Metrics,
-    source: Source,
     termination_log: std::path::PathBuf,
     final_report: Option<FinalReport>,
     endpoints: Vec<Running>,
@@ -148,7 +147,6 @@ impl Sidecar {
             drain: self.drain,
             table: self.serving.table.clone(),
             metrics: self.serving.metrics.clone(),
-            source: self.source,
             termination_log: self.settings.termination_log,
             final_report,
             endpoints,
@@ -156,24 +154,32 @@ impl Sidecar {
     }
 
     fn reporter(&self) -> Result<Option<Reporter>, Failure> {
-        let resolved = self.settings.reporting.resolve().map_err(Failure::usage)?;
-        let metrics = self.serving.metrics.clone();
-        Ok(resolved.map(|(settings, client)| {
-            Reporter::new(settings, client, self.source.identity.clone())
-                .on_attempt(move |attempt| metrics.report_attempted(attempt.name()))
-        }))
+        let Some(reporting) = &self.settings.reporting else { return Ok(None) };
+        let resolved = reporting.resolve().map_err(Failure::usage)?;
+        let identity = self.source.identity.clone();
+        Ok(resolved.map(|(settings, client)| Reporter::new(settings, client, identity)))
     }
 
     /// Starts to report, and to heed what the controller answers.
     fn report(&mut self, reporter: Reporter) -> FinalReport {
         let final_report = reporter.final_report();
-        let age = final_report.clone();
-        self.view.report_age = Arc::new(move || age.age());
+        let metrics = self.serving.metrics.clone();
+        let stored = Arc::new(Mutex::new(None::<Instant>));
+        let last_stored = Arc::clone(&stored);
+        self.view.report_age = Arc::new(move || {
+            last_stored.lock().ok().and_then(|stored| stored.map(|at| at.elapsed()))
+        });
+        let reporter = reporter.on_attempt(move |attempt| {
+            metrics.report_attempted(attempt.name());
+            if let (true, Ok(mut stored)) = (attempt.is_stored(), stored.lock()) {
+                *stored = Some(Instant::now());
+            }
+        });
         let (answers, heard) = mpsc::channel(ANSWERS);
         let source = self.source.clone();
         tokio::spawn(reporter.run(report::Feed {
             snapshot: Arc::new(move || source.report()),
-            state: self.drain.watch(),
+            phase: self.drain.watch_phase(),
             count_changed: self.serving.table.changed(),
             answers,
         }));
@@ -287,12 +293,6 @@ impl Proxy {
     /// Resets every connection, because the application is gone.
     pub fn reset_all(&self) {
         self.table.order_all(Order::Reset);
-    }
-
-    /// The report of this moment.
-    #[must_use]
-    pub fn report(&self) -> crate::api::report::Report {
-        self.source.report()
     }
 }
 

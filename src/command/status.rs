@@ -3,8 +3,8 @@
 use std::io::{IsTerminal, Write, stdout};
 use std::time::Duration;
 
-use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::Table;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
 
 use super::client::Target;
 use super::drain::deadline;
@@ -74,14 +74,23 @@ fn table(report: &Report) -> Table {
         table.add_row([name.to_owned(), value]);
     };
     row("proxy", name);
-    row("phase", match &report.reason {
-        Some(reason) => format!("{} (by {reason})", report.phase),
-        None => report.phase.clone(),
-    });
+    row(
+        "phase",
+        match &report.reason {
+            Some(reason) => format!("{} (by {reason})", report.phase),
+            None => report.phase.clone(),
+        },
+    );
     if report.drain_deadline.is_some() {
         row("deadline", deadline(report));
     }
-    row("connections", format!("{} open, {} blocking", report.active_connections, report.drain_blocking_connections));
+    row(
+        "connections",
+        format!(
+            "{} open, {} blocking",
+            report.active_connections, report.drain_blocking_connections
+        ),
+    );
     if !classes.is_empty() {
         row("classes", classes.join(", "));
     }

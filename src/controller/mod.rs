@@ -25,7 +25,7 @@ use table::Table;
 /// while it drains: enough for 4000 proxies that drain at the same time.
 const MAX_CONNECTIONS: usize = 4096;
 
-/// The flags of `ebbtide controller`.
+/// Take the proxies' reports, answer them, and log what a balancer would be told
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub struct Args {
     /// Take reports on this address

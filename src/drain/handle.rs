@@ -26,6 +26,7 @@ pub struct Drain(Arc<Inner>);
 struct Inner {
     machine: Mutex<Machine>,
     state: watch::Sender<State>,
+    phases: watch::Sender<Phase>,
     /// A copy of the phase that the data path can read without a lock.
     phase: AtomicU8,
     blocking: AtomicU64,
@@ -41,6 +42,7 @@ impl Drain {
         Drain(Arc::new(Inner {
             machine: Mutex::new(Machine::new(schedule)),
             state: watch::Sender::new(state),
+            phases: watch::Sender::new(Phase::Serving),
             phase: AtomicU8::new(Phase::Serving as u8),
             blocking: AtomicU64::new(0),
             open_doors: AtomicUsize::new(0),
@@ -58,6 +60,12 @@ impl Drain {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<State> {
         self.0.state.subscribe()
+    }
+
+    /// Watches the phase alone.
+    #[must_use]
+    pub fn watch_phase(&self) -> watch::Receiver<Phase> {
+        self.0.phases.subscribe()
     }
 
     /// Connections that keep the drain from ending.
@@ -171,6 +179,9 @@ impl Drain {
             *current = state;
             changed
         });
+        self.0
+            .phases
+            .send_if_modified(|phase| std::mem::replace(phase, state.phase) != state.phase);
         drop(machine);
         self.0.recompute.notify_one();
     }

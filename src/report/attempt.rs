@@ -28,6 +28,12 @@ impl Attempt {
         Attempt::Superseded,
     ];
 
+    /// Whether the controller has the report now.
+    #[must_use]
+    pub fn is_stored(self) -> bool {
+        self == Attempt::Ok
+    }
+
     /// The name as logs and metrics spell it.
     #[must_use]
     pub fn name(self) -> &'static str {

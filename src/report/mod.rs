@@ -10,6 +10,7 @@ mod identity;
 mod pace;
 mod reporter;
 mod settings;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -19,4 +20,5 @@ pub use attempt::Attempt;
 pub use feed::{Delivery, Feed, FinalReport};
 pub use identity::identity;
 pub use reporter::Reporter;
-pub use settings::{Args, Error, Settings};
+pub use settings::{Args, Error, Settings, parse_url};
+pub use snapshot::{Source, wall_clock};

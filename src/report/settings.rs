@@ -109,7 +109,11 @@ impl Args {
     }
 }
 
-fn parse_url(text: &str) -> Result<Uri, String> {
+/// A controller's URL.
+///
+/// # Errors
+/// Says what to write.
+pub fn parse_url(text: &str) -> Result<Uri, String> {
     let what_to_write =
         "write http://HOST:PORT or https://HOST:PORT, with a path if it is not /v1/reports";
     let uri: Uri = text.parse().map_err(|_| what_to_write.to_owned())?;

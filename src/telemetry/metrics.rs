@@ -37,35 +37,6 @@ const AGE_BUCKETS: [f64; 9] = [0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 3600.0, 14_400
 /// features §5.6.
 const DRAIN_BUCKETS: [f64; 8] = [1.0, 5.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 7200.0];
 
-/// How a try to deliver a report ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ReportAttempt {
-    /// Stored, and the answer understood.
-    Ok,
-    /// The controller answered with another status than 2xx.
-    HttpError,
-    /// No answer in time.
-    Timeout,
-    /// No connection.
-    ConnectError,
-    /// Stored, but the answer is not one.
-    Garbage,
-}
-
-impl ReportAttempt {
-    /// The label's value.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            ReportAttempt::Ok => "ok",
-            ReportAttempt::HttpError => "http_error",
-            ReportAttempt::Timeout => "timeout",
-            ReportAttempt::ConnectError => "connect_error",
-            ReportAttempt::Garbage => "garbage",
-        }
-    }
-}
-
 /// What is read at the moment of a scrape, rather than counted as it happens.
 #[derive(Clone, Debug)]
 pub struct Levels {
@@ -173,8 +144,8 @@ impl Metrics {
     }
 
     /// A report was sent, well or not.
-    pub fn report_attempted(&self, attempt: ReportAttempt) {
-        counter!(REPORT_ATTEMPTS, "result" => attempt.name()).increment(1);
+    pub fn report_attempted(&self, result: &'static str) {
+        counter!(REPORT_ATTEMPTS, "result" => result).increment(1);
     }
 
     /// A drain is over.

@@ -4,4 +4,4 @@ mod logs;
 mod metrics;
 
 pub use logs::{LogFormat, init};
-pub use metrics::{Levels, Metrics, ReportAttempt};
+pub use metrics::{Levels, Metrics};

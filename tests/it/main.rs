@@ -1,0 +1,7 @@
+//! Ebbtide on real traffic: real sockets, real signals, real peers.
+//!
+//! One module per capability; `support` starts the program and talks to it.
+
+mod support;
+
+mod drain;
