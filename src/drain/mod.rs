@@ -1,5 +1,12 @@
 //! When we stop: the phases of a drain, its schedule, its triggers.
+//!
+//! [`Machine`] is the pure part: events and instants in, a [`Phase`] out. [`Drain`] gives it the
+//! real clock and is the handle that every other room holds.
 
+mod handle;
 mod phase;
+mod schedule;
 
+pub use handle::{Door, Drain, Guard, State, default_close_spread};
 pub use phase::{Phase, Trigger};
+pub use schedule::{FORCE_CLOSE_PERIOD, Machine, Observed, Progress, Schedule};

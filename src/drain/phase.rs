@@ -17,13 +17,8 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in the order of a drain.
-    pub const ALL: [Phase; 5] = [
-        Phase::Serving,
-        Phase::LameDuck,
-        Phase::Draining,
-        Phase::Closing,
-        Phase::Drained,
-    ];
+    pub const ALL: [Phase; 5] =
+        [Phase::Serving, Phase::LameDuck, Phase::Draining, Phase::Closing, Phase::Drained];
 
     /// The phase's name as reports, logs and metrics spell it.
     #[must_use]

@@ -1,0 +1,419 @@
+//! A listener through the life of a drain: accepting, emptied behind the SYN gate, closed, reopened.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use tracing::{error, info, warn};
+
+use super::reject;
+use super::serve::{Connection, Serving};
+use super::table::Class;
+use crate::drain::{Door, Phase, State};
+use crate::net::{AcceptError, Accepted, Backoff, Bound, Listener, Upstream, gate};
+use crate::relay::Order;
+
+/// Between tries to get the port back after an undrain.
+const REBIND_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What a new connection meets once the lame duck is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RejectMode {
+    /// The kernel refuses it (RST to its SYN); with `admit` networks, others' SYNs are dropped.
+    #[default]
+    Refuse,
+    /// 503 with Retry-After for HTTP, a FIN for anything else.
+    Http503,
+    /// It is accepted and reset.
+    Reset,
+    /// Its SYN is dropped: it hears nothing.
+    Drop,
+    /// It is served as before.
+    Accept,
+}
+
+impl RejectMode {
+    /// The mode's name as flags, logs and metrics spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            RejectMode::Refuse => "refuse",
+            RejectMode::Http503 => "http503",
+            RejectMode::Reset => "reset",
+            RejectMode::Drop => "drop",
+            RejectMode::Accept => "accept",
+        }
+    }
+}
+
+/// What a new connection meets at a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ListenerState {
+    /// The application is not there yet: refused.
+    Waiting = 0,
+    /// Served.
+    Accepting = 1,
+    /// New handshakes are dropped while what is queued is served.
+    Gated = 2,
+    /// Refused.
+    Refusing = 3,
+    /// Turned away as the reject mode says.
+    Rejecting = 4,
+}
+
+impl ListenerState {
+    const ALL: [ListenerState; 5] = [
+        ListenerState::Waiting,
+        ListenerState::Accepting,
+        ListenerState::Gated,
+        ListenerState::Refusing,
+        ListenerState::Rejecting,
+    ];
+
+    /// The state's name as reports spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            ListenerState::Waiting => "Waiting",
+            ListenerState::Accepting => "Accepting",
+            ListenerState::Gated => "Gated",
+            ListenerState::Refusing => "Refusing",
+            ListenerState::Rejecting => "Rejecting",
+        }
+    }
+}
+
+/// A listener as others see it.
+#[derive(Debug)]
+pub struct ListenerStatus {
+    /// Its address, with the real port.
+    pub addr: SocketAddr,
+    state: AtomicU8,
+}
+
+impl ListenerStatus {
+    /// A listener that is bound and does not listen yet.
+    #[must_use]
+    pub fn new(addr: SocketAddr) -> Self {
+        ListenerStatus { addr, state: AtomicU8::new(ListenerState::Waiting as u8) }
+    }
+
+    /// What a new connection meets now.
+    #[must_use]
+    pub fn state(&self) -> ListenerState {
+        let state = usize::from(self.state.load(Ordering::Acquire));
+        ListenerState::ALL.get(state).copied().unwrap_or(ListenerState::Waiting)
+    }
+
+    fn set(&self, state: ListenerState) {
+        self.state.store(state as u8, Ordering::Release);
+    }
+}
+
+/// How a listener treats those who come.
+#[derive(Clone, Debug)]
+pub struct ListenerSettings {
+    /// Where its connections go.
+    pub upstream: Arc<Upstream>,
+    /// What happens to new connections once the lame duck is over.
+    pub reject: RejectMode,
+    /// Networks that stay welcome whatever the mode.
+    pub admit: Vec<IpNet>,
+    /// Networks whose connections only check our health and never keep a drain from ending.
+    pub health_check_from: Vec<IpNet>,
+    /// How long the accept queue must have been empty before a gated listener is closed.
+    pub settle_period: Duration,
+}
+
+/// A listener at work.
+#[derive(Debug)]
+pub struct Listening {
+    settings: ListenerSettings,
+    serving: Arc<Serving>,
+    status: Arc<ListenerStatus>,
+    listener: Listener,
+    door: Door,
+    states: watch::Receiver<State>,
+    /// As many connections as may be open, over all listeners; absent without a bound.
+    permits: Option<Arc<Semaphore>>,
+    backoff: Backoff,
+}
+
+/// Why a round of accepting ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    PhaseChanged,
+    QueueEmpty,
+}
+
+impl Listening {
+    /// Puts a listener to work.
+    #[must_use]
+    pub fn new(
+        listener: Listener,
+        settings: ListenerSettings,
+        status: Arc<ListenerStatus>,
+        serving: Arc<Serving>,
+        permits: Option<Arc<Semaphore>>,
+    ) -> Self {
+        let door = serving.drain.door();
+        let states = serving.drain.watch();
+        let backoff = Backoff::default();
+        Listening { settings, serving, status, listener, door, states, permits, backoff }
+    }
+
+    /// Serves and drains, and serves again after an undrain. Ends only with the process.
+    pub async fn run(mut self) {
+        loop {
+            self.status.set(ListenerState::Accepting);
+            self.serve_until_rejecting().await;
+            self = match self.settings.reject {
+                RejectMode::Refuse if self.settings.admit.is_empty() => self.refuse().await,
+                RejectMode::Refuse | RejectMode::Drop => self.gate().await,
+                RejectMode::Accept => self.accept_on().await,
+                RejectMode::Http503 | RejectMode::Reset => self.turn_away().await,
+            };
+            self.door.reopen();
+        }
+    }
+
+    fn is_rejecting(&self) -> bool {
+        self.states.borrow().phase >= Phase::Draining
+    }
+
+    /// Serves everybody until the lame duck is over.
+    async fn serve_until_rejecting(&mut self) {
+        while !self.is_rejecting() {
+            self.serve_round(None).await;
+        }
+    }
+
+    /// Serves who comes until the phase changes, or nobody has come for `settle_period`.
+    async fn serve_round(&mut self, settle_period: Option<Duration>) -> Ended {
+        loop {
+            let Some(permit) = self.permit().await else { return Ended::PhaseChanged };
+            let accepted = async {
+                match settle_period {
+                    Some(period) => timeout(period, self.listener.accept()).await.ok(),
+                    None => Some(self.listener.accept().await),
+                }
+            };
+            let accepted = tokio::select! {
+                biased;
+                _ = self.states.changed() => return Ended::PhaseChanged,
+                accepted = accepted => accepted,
+            };
+            // Silence by the poller's word; the queue itself has the last one.
+            let accepted = accepted.or_else(|| self.listener.try_accept().transpose());
+            match accepted {
+                None => return Ended::QueueEmpty,
+                Some(Ok(accepted)) => self.serve(accepted, permit),
+                Some(Err(error)) => self.pause(&error).await,
+            }
+        }
+    }
+
+    /// Leave to open one more connection. `None` when the phase changed while waiting for it.
+    async fn permit(&mut self) -> Option<Option<OwnedSemaphorePermit>> {
+        let Some(permits) = &self.permits else { return Some(None) };
+        if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+            return Some(Some(permit));
+        }
+        self.serving.metrics.accept_paused();
+        warn!(
+            listener = %self.status.addr,
+            "as many connections are open as --max-connections allows: accepting pauses"
+        );
+        tokio::select! {
+            _ = self.states.changed() => None,
+            // The semaphore is never closed.
+            permit = Arc::clone(permits).acquire_owned() => Some(permit.ok()),
+        }
+    }
+
+    fn serve(&mut self, accepted: Accepted, permit: Option<OwnedSemaphorePermit>) {
+        self.backoff.reset();
+        let phase = self.states.borrow().phase;
+        let class = if contains(&self.settings.health_check_from, accepted.peer.ip()) {
+            Class::HealthCheck
+        } else {
+            Class::Tcp
+        };
+        // Counted before the queue is looked at again: a drain never sees zero in between.
+        let guard = class.excluded().is_none().then(|| self.serving.drain.guard());
+        let registered = self.serving.table.register(accepted.peer, self.status.addr, class);
+        if phase > Phase::Serving {
+            registered.entry.control.order(Order::Drain);
+        }
+        if phase >= Phase::Draining && class.excluded().is_none() {
+            self.serving.metrics.late();
+        }
+        let connection = Connection { accepted, registered, guard, permit };
+        self.serving.spawn(connection, &self.settings.upstream);
+    }
+
+    /// The system is out of something: say so and wait a moment.
+    async fn pause(&mut self, error: &AcceptError) {
+        let pause = self.backoff.pause();
+        self.serving.metrics.accept_failed(error.reason());
+        warn!(
+            listener = %self.status.addr,
+            error = error as &dyn std::error::Error,
+            pause_seconds = pause.as_secs_f64(),
+            "accepting pauses"
+        );
+        sleep(pause).await;
+    }
+
+    /// Drops new handshakes. `false` when the kernel refuses the filter.
+    fn shut_gate(&self) -> bool {
+        match gate::shut(&self.listener.socket(), &self.settings.admit) {
+            Ok(()) => true,
+            Err(error) => {
+                warn!(
+                    listener = %self.status.addr,
+                    error = &error as &dyn std::error::Error,
+                    "the kernel refuses the SYN gate: the queue is emptied without it, so a \
+                     connection that arrives in the very instant of the close may be reset"
+                );
+                false
+            }
+        }
+    }
+
+    /// Refuse mode: gate, empty the queue, close; back to work when the drain is undone.
+    async fn refuse(mut self) -> Self {
+        self.status.set(ListenerState::Gated);
+        let gated = self.shut_gate();
+        // Without the gate, waiting for silence might take for ever: an empty queue has to do.
+        let settle_period = if gated { self.settings.settle_period } else { Duration::ZERO };
+        while self.is_rejecting() {
+            if self.serve_round(Some(settle_period)).await == Ended::QueueEmpty {
+                return self.closed().await;
+            }
+        }
+        self.reopened();
+        self
+    }
+
+    /// Closes the listener, waits for an undrain, and gets the port back.
+    async fn closed(self) -> Self {
+        let Listening {
+            settings,
+            serving,
+            status,
+            listener,
+            mut door,
+            mut states,
+            permits,
+            backoff,
+        } = self;
+        let options = listener.options();
+        let queued = listener.queue_length();
+        drop(listener);
+        serving.metrics.queue_aborted(queued);
+        status.set(ListenerState::Refusing);
+        info!(listener = %status.addr, aborted = queued, "listener closed");
+        door.shut();
+        // A lost sender means that the process ends; nobody is there to undrain.
+        while states.wait_for(|state| state.phase < Phase::Draining).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        let listener = loop {
+            match Bound::new(status.addr, options).and_then(Bound::listen) {
+                Ok(listener) => break listener,
+                Err(error) => {
+                    error!(
+                        listener = %status.addr,
+                        error = &error as &dyn std::error::Error,
+                        "undrained, but the port can't be had back yet"
+                    );
+                    sleep(REBIND_INTERVAL).await;
+                }
+            }
+        };
+        info!(listener = %status.addr, "listener reopened");
+        Listening { settings, serving, status, listener, door, states, permits, backoff }
+    }
+
+    fn reopened(&self) {
+        match gate::open(&self.listener.socket()) {
+            Ok(()) => info!(listener = %self.status.addr, "SYN gate removed"),
+            Err(error) => {
+                // Without a filter there is nothing to remove, and we have said so at the start.
+                tracing::debug!(error = &error as &dyn std::error::Error, "no SYN gate to remove");
+            }
+        }
+    }
+
+    /// The gate stays: others hear nothing, admitted networks are served.
+    async fn gate(mut self) -> Self {
+        self.status.set(ListenerState::Gated);
+        if !self.shut_gate() {
+            return self.turn_away().await;
+        }
+        let mut settling = Some(self.settings.settle_period);
+        while self.is_rejecting() {
+            if self.serve_round(settling).await == Ended::QueueEmpty {
+                self.status.set(ListenerState::Rejecting);
+                self.door.shut();
+                settling = None;
+            }
+        }
+        self.reopened();
+        self
+    }
+
+    /// Accept mode: nobody is rejected; the drain is over when nobody is left.
+    async fn accept_on(mut self) -> Self {
+        self.door.shut();
+        while self.is_rejecting() {
+            self.serve_round(None).await;
+        }
+        self
+    }
+
+    /// Accepts and turns away, but for admitted networks. Who was queued before is served.
+    async fn turn_away(mut self) -> Self {
+        while self.is_rejecting() {
+            if self.serve_round(Some(Duration::ZERO)).await == Ended::QueueEmpty {
+                self.status.set(ListenerState::Rejecting);
+                self.door.shut();
+                self.turn_away_round().await;
+            }
+        }
+        self
+    }
+
+    async fn turn_away_round(&mut self) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = self.states.changed() => return,
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
+                Err(error) => self.pause(&error).await,
+                Ok(accepted) if contains(&self.settings.admit, accepted.peer.ip()) => {
+                    let permit = self.permit().await.flatten();
+                    self.serve(accepted, permit);
+                }
+                Ok(accepted) => {
+                    self.serving.table.count_rejected();
+                    self.serving.metrics.rejected(self.settings.reject.name());
+                    reject::turn_away(accepted, self.settings.reject);
+                }
+            }
+        }
+    }
+}
+
+fn contains(networks: &[IpNet], addr: IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(&addr))
+}

@@ -1,0 +1,198 @@
+//! One connection, from accept to close.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::{debug, warn};
+
+use super::table::{Class, Entry, Registered, Table};
+use super::workers::Workers;
+use crate::drain::{Drain, Guard, Phase};
+use crate::net::{Accepted, ConnectError, Socket, Upstream, connect, options};
+use crate::protocol::Direction;
+use crate::relay::{End, IdleTimeouts, Order, Relay};
+use crate::telemetry::Metrics;
+
+/// How often a finished connection's unsent bytes are looked at while a drain is on.
+const ACKNOWLEDGED_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How connections are treated.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// For one try to connect to the application.
+    pub connect_timeout: Duration,
+    /// How long a connection waits for an application that does not listen yet.
+    pub upstream_wait: Duration,
+    /// Silence that ends a connection.
+    pub idle_timeouts: IdleTimeouts,
+}
+
+/// What every connection of the process shares.
+#[derive(Debug)]
+pub struct Serving {
+    /// How connections are treated.
+    pub settings: Settings,
+    /// The live table.
+    pub table: Table,
+    /// The drain.
+    pub drain: Drain,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Where connections live.
+    pub workers: Workers,
+}
+
+/// A connection that was accepted and counted, and is not yet served.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) accepted: Accepted,
+    pub(super) registered: Registered,
+    /// Keeps the drain from ending; a health check has none.
+    pub(super) guard: Option<Guard>,
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+}
+
+/// How a connection ended, seen from accept to close.
+#[derive(Debug)]
+enum Outcome {
+    Relayed(End),
+    NoUpstream(ConnectError),
+    /// It was told to end before the application had accepted it.
+    ToldToEnd,
+    /// The runtime takes no more sockets.
+    NoSocket(std::io::Error),
+}
+
+impl Outcome {
+    fn name(&self) -> &'static str {
+        match self {
+            Outcome::Relayed(End::Finished) => "finished",
+            Outcome::Relayed(End::ClientBroke(_)) => "client_broke",
+            Outcome::Relayed(End::UpstreamBroke(_)) => "upstream_broke",
+            Outcome::Relayed(End::HalfClosedTimeout) => "half_closed_timeout",
+            Outcome::Relayed(End::IdleTimeout) => "idle_timeout",
+            Outcome::Relayed(End::Reset) | Outcome::ToldToEnd => "reset",
+            Outcome::NoUpstream(_) => "no_upstream",
+            Outcome::NoSocket(_) => "no_socket",
+        }
+    }
+}
+
+impl Serving {
+    /// Serves one connection to its end on one of the workers.
+    pub(super) fn spawn(self: &Arc<Self>, connection: Connection, upstream: &Arc<Upstream>) {
+        let serving = Arc::clone(self);
+        let upstream = Arc::clone(upstream);
+        self.workers.spawn(async move {
+            let Connection { accepted, registered, guard, permit } = connection;
+            let outcome = serving.serve(accepted, &registered.entry, &upstream).await;
+            serving.record(&registered.entry, &outcome);
+            drop(registered);
+            drop(permit);
+            // Last, so that a drain that sees zero finds nothing left in the table.
+            drop(guard);
+        });
+    }
+
+    async fn serve(&self, accepted: Accepted, entry: &Entry, upstream: &Upstream) -> Outcome {
+        let client = match Socket::new(accepted.fd) {
+            Ok(client) => client,
+            Err(error) => return Outcome::NoSocket(error),
+        };
+        let Settings { connect_timeout, upstream_wait, idle_timeouts } = self.settings;
+        let upstream = tokio::select! {
+            connected = connect(upstream, connect_timeout, upstream_wait) => connected,
+            () = entry.control.ordered(Order::Close) => {
+                client.reset_on_close();
+                return Outcome::ToldToEnd;
+            }
+        };
+        let upstream = match upstream {
+            Ok(upstream) => upstream,
+            Err(error) => {
+                client.reset_on_close();
+                return Outcome::NoUpstream(error);
+            }
+        };
+        let on_first_byte = || {
+            if entry.class != Class::HealthCheck {
+                self.drain.arrival();
+            }
+        };
+        let control = &entry.control;
+        let end = Relay::new(&client, &upstream, control, idle_timeouts, &on_first_byte).await;
+        if matches!(end, End::Finished) && self.drain.state().phase != Phase::Serving {
+            drop(upstream);
+            acknowledged(&client, entry).await;
+        }
+        Outcome::Relayed(end)
+    }
+
+    /// One line when a connection ends, and its counts.
+    fn record(&self, entry: &Entry, outcome: &Outcome) {
+        let from_client = entry.control.bytes(Direction::FromClient);
+        let probe = from_client == 0 && !matches!(outcome, Outcome::NoUpstream(_));
+        let class = if probe { Class::HealthCheck } else { entry.class };
+        self.metrics.connection_ended(class.excluded().is_some(), entry.age());
+        if let Outcome::NoUpstream(error) = outcome {
+            self.metrics.upstream_failed(error.reason());
+        }
+        let forced = entry.was_forced().then(|| match entry.control.current() {
+            Order::Serve | Order::Drain | Order::Leave => "asked",
+            Order::Close => "closed",
+            Order::Reset => "reset",
+        });
+        if let Some(reason) = forced {
+            self.metrics.forced(entry.class.name(), reason);
+        }
+        let age_seconds = entry.age().as_secs_f64();
+        let from_upstream = entry.control.bytes(Direction::FromUpstream);
+        let error: Option<&dyn std::error::Error> = match outcome {
+            Outcome::NoUpstream(error) => Some(error),
+            Outcome::Relayed(End::ClientBroke(error) | End::UpstreamBroke(error))
+            | Outcome::NoSocket(error) => Some(error),
+            _ => None,
+        };
+        macro_rules! line {
+            ($level:ident, $message:literal) => {
+                $level!(
+                    id = entry.id.to_string(),
+                    peer = %entry.peer,
+                    listener = %entry.listener,
+                    class = class.name(),
+                    end = outcome.name(),
+                    age_seconds,
+                    from_client_bytes = from_client,
+                    from_upstream_bytes = from_upstream,
+                    forced,
+                    error,
+                    $message
+                )
+            };
+        }
+        match (outcome, forced) {
+            (_, Some(_)) => line!(warn, "connection force-closed by the drain"),
+            (Outcome::NoUpstream(_) | Outcome::NoSocket(_), None) => {
+                line!(warn, "connection reset: the application can't be reached");
+            }
+            _ => line!(debug, "connection ended"),
+        }
+    }
+}
+
+/// Waits until the client has acknowledged every byte.
+///
+/// A kernel goes on sending for a closed socket, but not for a pod whose network is gone: the
+/// process must not leave while the end of an answer is still in its socket's queue.
+async fn acknowledged(client: &Socket, entry: &Entry) {
+    let all = async {
+        while options::unacknowledged_bytes(client).is_ok_and(|bytes| bytes > 0) {
+            tokio::time::sleep(ACKNOWLEDGED_INTERVAL).await;
+        }
+    };
+    tokio::select! {
+        () = all => {}
+        () = entry.control.ordered(Order::Close) => {}
+    }
+}

@@ -1,0 +1,273 @@
+//! The live table: every open connection, what it is, and how it is reached.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use tokio::sync::Notify;
+
+use crate::relay::{Control, Order};
+
+/// Names one connection of this process; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(u64);
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for ConnectionId {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(ConnectionId)
+    }
+}
+
+/// What a connection is, as far as a drain cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Opaque bytes: busy until either side closes.
+    Tcp,
+    /// From a network that only checks our health.
+    HealthCheck,
+}
+
+impl Class {
+    /// Every class.
+    pub const ALL: [Class; 2] = [Class::Tcp, Class::HealthCheck];
+
+    /// The class's name as reports, metrics and `/connections` spell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::Tcp => "tcp",
+            Class::HealthCheck => "healthCheck",
+        }
+    }
+
+    /// Why it does not keep a drain from ending, if it does not.
+    #[must_use]
+    pub fn excluded(self) -> Option<&'static str> {
+        match self {
+            Class::Tcp => None,
+            Class::HealthCheck => Some("comes from --health-check-from"),
+        }
+    }
+}
+
+/// One open connection.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its name.
+    pub id: ConnectionId,
+    /// The client.
+    pub peer: SocketAddr,
+    /// The listener that it came through.
+    pub listener: SocketAddr,
+    /// What it is.
+    pub class: Class,
+    /// When it was accepted.
+    pub opened: Instant,
+    /// Its byte counts and orders.
+    pub control: Control,
+    forced: AtomicBool,
+}
+
+impl Entry {
+    /// How long it has been open.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    /// Whether a drain made it leave.
+    #[must_use]
+    pub fn was_forced(&self) -> bool {
+        self.forced.load(Ordering::Acquire)
+    }
+}
+
+/// Every open connection of the process. Clones are the same table.
+#[derive(Clone, Debug, Default)]
+pub struct Table(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: DashMap<ConnectionId, Arc<Entry>>,
+    next_id: AtomicU64,
+    open: [AtomicU64; Class::ALL.len()],
+    forced: AtomicU64,
+    rejected: AtomicU64,
+    changed: Arc<Notify>,
+}
+
+impl Table {
+    /// Puts a connection into the table, until what is returned is dropped.
+    #[must_use]
+    pub fn register(&self, peer: SocketAddr, listener: SocketAddr, class: Class) -> Registered {
+        let id = ConnectionId(self.0.next_id.fetch_add(1, Ordering::Relaxed) + 1);
+        let entry = Arc::new(Entry {
+            id,
+            peer,
+            listener,
+            class,
+            opened: Instant::now(),
+            control: Control::default(),
+            forced: AtomicBool::new(false),
+        });
+        self.0.entries.insert(id, Arc::clone(&entry));
+        self.0.open[class as usize].fetch_add(1, Ordering::AcqRel);
+        self.0.changed.notify_one();
+        Registered { table: self.clone(), entry }
+    }
+
+    /// Open connections of a class.
+    #[must_use]
+    pub fn open(&self, class: Class) -> u64 {
+        self.0.open[class as usize].load(Ordering::Acquire)
+    }
+
+    /// All open connections.
+    #[must_use]
+    pub fn remaining(&self) -> u64 {
+        Class::ALL.into_iter().map(|class| self.open(class)).sum()
+    }
+
+    /// Connections that drains made leave, since the process started.
+    #[must_use]
+    pub fn forced(&self) -> u64 {
+        self.0.forced.load(Ordering::Acquire)
+    }
+
+    /// New connections that drains rejected, as far as we saw them.
+    #[must_use]
+    pub fn rejected(&self) -> u64 {
+        self.0.rejected.load(Ordering::Acquire)
+    }
+
+    /// Counts a rejected connection.
+    pub fn count_rejected(&self) {
+        self.0.rejected.fetch_add(1, Ordering::AcqRel);
+        self.0.changed.notify_one();
+    }
+
+    /// Notified when a count changes; one waiter.
+    #[must_use]
+    pub fn changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.0.changed)
+    }
+
+    /// One connection.
+    #[must_use]
+    pub fn find(&self, id: ConnectionId) -> Option<Arc<Entry>> {
+        self.0.entries.get(&id).map(|entry| Arc::clone(&entry))
+    }
+
+    /// Every open connection, oldest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<Entry>> {
+        let mut entries: Vec<_> =
+            self.0.entries.iter().map(|entry| Arc::clone(entry.value())).collect();
+        entries.sort_unstable_by_key(|entry| entry.id);
+        entries
+    }
+
+    /// Age of the oldest open connection.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Duration> {
+        self.0.entries.iter().map(|entry| entry.opened).min().map(|opened| opened.elapsed())
+    }
+
+    /// Gives every connection an order.
+    pub fn order_all(&self, order: Order) {
+        for entry in &self.0.entries {
+            entry.control.order(order);
+        }
+    }
+
+    /// Makes a connection leave for a drain's sake; it is counted once, however often it is told.
+    pub fn force(&self, entry: &Entry, order: Order) {
+        if !entry.forced.swap(true, Ordering::AcqRel) {
+            self.0.forced.fetch_add(1, Ordering::AcqRel);
+        }
+        entry.control.order(order);
+    }
+}
+
+/// A connection's place in the table, given up on drop.
+#[derive(Debug)]
+pub struct Registered {
+    table: Table,
+    /// The connection.
+    pub entry: Arc<Entry>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.table.0.entries.remove(&self.entry.id);
+        self.table.0.open[self.entry.class as usize].fetch_sub(1, Ordering::AcqRel);
+        self.table.0.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn addr() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 1))
+    }
+
+    proptest! {
+        /// Whatever comes and goes in whatever order: counts equal what is there, ids are never
+        /// used twice, and a forced connection is counted once.
+        #[test]
+        fn counts_are_what_is_there(steps in prop::collection::vec((0u8..4, 0usize..8), 1..200)) {
+            let table = Table::default();
+            let mut open: Vec<Registered> = Vec::new();
+            let mut forced = 0;
+            let mut last_id = None;
+            for (step, which) in steps {
+                match (step, open.get(which % open.len().max(1))) {
+                    (0, _) => open.push(table.register(addr(), addr(), Class::Tcp)),
+                    (1, _) => open.push(table.register(addr(), addr(), Class::HealthCheck)),
+                    (2, Some(_)) => drop(open.swap_remove(which % open.len())),
+                    (3, Some(registered)) => {
+                        forced += u64::from(!registered.entry.was_forced());
+                        table.force(&registered.entry, Order::Leave);
+                    }
+                    _ => {}
+                }
+                let mut expected: BTreeMap<&str, u64> = BTreeMap::new();
+                for registered in &open {
+                    *expected.entry(registered.entry.class.name()).or_default() += 1;
+                }
+                for class in Class::ALL {
+                    prop_assert_eq!(
+                        table.open(class),
+                        expected.get(class.name()).copied().unwrap_or(0)
+                    );
+                }
+                prop_assert_eq!(table.list().len(), open.len());
+                prop_assert_eq!(table.remaining(), open.len() as u64);
+                prop_assert_eq!(table.forced(), forced);
+                if step < 2 {
+                    let newest = open.last().map(|registered| registered.entry.id);
+                    prop_assert!(newest > last_id);
+                    last_id = newest;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! The drain of this process: the machine, the real clock, and what the rooms tell it.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+
+use super::schedule::{Machine, Observed, Progress, Schedule};
+use super::{Phase, Trigger};
+
+/// A phase and the drain it belongs to, as everyone who watches sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// The current phase.
+    pub phase: Phase,
+    /// The drain, if one was begun and not undone.
+    pub progress: Option<Progress>,
+}
+
+/// A handle to the drain of this process. Clones are the same drain.
+#[derive(Clone, Debug)]
+pub struct Drain(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    machine: Mutex<Machine>,
+    state: watch::Sender<State>,
+    /// A copy of the phase that the data path can read without a lock.
+    phase: AtomicU8,
+    blocking: AtomicU64,
+    open_doors: AtomicUsize,
+    recompute: Notify,
+}
+
+impl Drain {
+    /// A drain that has not begun.
+    #[must_use]
+    pub fn new(schedule: Schedule) -> Self {
+        let state = State { phase: Phase::Serving, progress: None };
+        Drain(Arc::new(Inner {
+            machine: Mutex::new(Machine::new(schedule)),
+            state: watch::Sender::new(state),
+            phase: AtomicU8::new(Phase::Serving as u8),
+            blocking: AtomicU64::new(0),
+            open_doors: AtomicUsize::new(0),
+            recompute: Notify::new(),
+        }))
+    }
+
+    /// The current phase and drain.
+    #[must_use]
+    pub fn state(&self) -> State {
+        *self.0.state.borrow()
+    }
+
+    /// Watches the state: level-triggered, a late watcher sees where things stand.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<State> {
+        self.0.state.subscribe()
+    }
+
+    /// Connections that keep the drain from ending.
+    #[must_use]
+    pub fn blocking(&self) -> u64 {
+        self.0.blocking.load(Ordering::Acquire)
+    }
+
+    /// Begins a drain, or joins the one under way.
+    pub fn trigger(&self, trigger: Trigger) {
+        self.apply(|machine, now| machine.trigger(trigger, now));
+    }
+
+    /// Serves again; `false` when there is nothing to undo or the process is already leaving.
+    #[must_use]
+    pub fn undrain(&self) -> bool {
+        let mut undone = false;
+        self.apply(|machine, _| undone = machine.undrain());
+        undone
+    }
+
+    /// The balancer has applied weight zero.
+    pub fn acknowledge(&self) {
+        self.apply(|machine, _| machine.acknowledge());
+    }
+
+    /// A new connection has sent its first byte. Costs one load while no lame duck waits for quiet.
+    pub fn arrival(&self) {
+        if self.0.phase.load(Ordering::Relaxed) == Phase::LameDuck as u8 {
+            self.apply(Machine::arrival);
+        }
+    }
+
+    /// A guard for one connection that keeps the drain from ending until it is dropped.
+    #[must_use]
+    pub fn guard(&self) -> Guard {
+        if self.0.blocking.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.crossed_zero();
+        }
+        Guard(self.clone())
+    }
+
+    /// A door that new connections come through: open until [`Door::shut`].
+    #[must_use]
+    pub fn door(&self) -> Door {
+        self.0.open_doors.fetch_add(1, Ordering::AcqRel);
+        Door { drain: self.clone(), open: true }
+    }
+
+    /// Resolves when the current drain's deadline has come; never while there is none.
+    pub async fn deadline(&self) {
+        let mut states = self.watch();
+        loop {
+            let state = *states.borrow_and_update();
+            let deadline = async {
+                match state.progress {
+                    Some(progress) => tokio::time::sleep_until(progress.deadline.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = deadline => return,
+                changed = states.changed() => {
+                    if changed.is_err() {
+                        // We hold a handle, so the sender lives; a lost sender is not a trigger.
+                        std::future::pending::<()>().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Drives the clock. Runs as long as the process; dropping it stops the phases, not the connections.
+    pub async fn run(self) {
+        loop {
+            let wake_at = self.lock().wake_at();
+            let clock = async {
+                match wake_at {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = clock => self.apply(|_, _| ()),
+                () = self.0.recompute.notified() => {}
+            }
+        }
+    }
+
+    /// The first connection came or the last one went: while a drain is on, the machine wants to know.
+    fn crossed_zero(&self) {
+        if self.0.phase.load(Ordering::Acquire) != Phase::Serving as u8 {
+            self.apply(|_, _| ());
+        }
+    }
+
+    fn apply(&self, change: impl FnOnce(&mut Machine, Instant)) {
+        let mut machine = self.lock();
+        let now = now();
+        change(&mut machine, now);
+        let observed = Observed {
+            blocking: self.blocking(),
+            doors_shut: self.0.open_doors.load(Ordering::Acquire) == 0,
+        };
+        machine.advance(now, observed);
+        let state = State { phase: machine.phase(), progress: machine.progress() };
+        self.0.phase.store(state.phase as u8, Ordering::Release);
+        // Published under the lock, so that watchers see the phases in their order.
+        self.0.state.send_if_modified(|current| {
+            let changed = *current != state;
+            *current = state;
+            changed
+        });
+        drop(machine);
+        self.0.recompute.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Machine> {
+        self.0.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The clock that tests with a paused runtime can move.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Keeps the drain from ending. One a connection, dropped last.
+#[derive(Debug)]
+pub struct Guard(Drain);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.0.0.blocking.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.crossed_zero();
+        }
+    }
+}
+
+/// A way in. A drain is not over while one is open. Dropping it counts as shutting it for good.
+#[derive(Debug)]
+pub struct Door {
+    drain: Drain,
+    open: bool,
+}
+
+impl Door {
+    /// Nothing that must be served can come in here any more.
+    pub fn shut(&mut self) {
+        if std::mem::replace(&mut self.open, false) {
+            self.drain.0.open_doors.fetch_sub(1, Ordering::AcqRel);
+            self.drain.apply(|_, _| ());
+        }
+    }
+
+    /// New connections are served again.
+    pub fn reopen(&mut self) {
+        if !std::mem::replace(&mut self.open, true) {
+            self.drain.0.open_doors.fetch_add(1, Ordering::AcqRel);
+            self.drain.apply(|_, _| ());
+        }
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.shut();
+    }
+}
+
+/// The last part of the time-out in which survivors are asked to leave, when nothing else is said.
+///
+/// # Source
+/// features §5.1: the last 30 s or 10 % of the time-out, whichever is less (HAProxy's
+/// `close-spread-time`, gRPC A9's ±10 %).
+#[must_use]
+pub fn default_close_spread(timeout: Duration) -> Duration {
+    (timeout / 10).min(Duration::from_secs(30))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn quick() -> Schedule {
+        Schedule {
+            delay: Duration::from_secs(10),
+            timeout: Duration::from_secs(100),
+            quiet_period: Duration::ZERO,
+            close_spread: Duration::from_secs(10),
+            settled_for: Duration::from_secs(2),
+        }
+    }
+
+    async fn reaches(drain: &Drain, phase: Phase) {
+        let mut states = drain.watch();
+        states.wait_for(|state| state.phase == phase).await.expect("the drain lives");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_takes_a_drain_through_its_phases() {
+        let drain = Drain::new(quick());
+        tokio::spawn(drain.clone().run());
+        let mut door = drain.door();
+        let guard = drain.guard();
+        let start = now();
+        drain.trigger(Trigger::Endpoint);
+        reaches(&drain, Phase::Draining).await;
+        assert_eq!(now() - start, Duration::from_secs(10));
+        door.shut();
+        reaches(&drain, Phase::Closing).await;
+        assert_eq!(now() - start, Duration::from_secs(90));
+        drop(guard);
+        reaches(&drain, Phase::Drained).await;
+        assert_eq!(now() - start, Duration::from_secs(92));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_open_door_keeps_the_drain_from_ending() {
+        let drain = Drain::new(quick());
+        tokio::spawn(drain.clone().run());
+        let door = drain.door();
+        drain.trigger(Trigger::Endpoint);
+        reaches(&drain, Phase::Draining).await;
+        drain.deadline().await;
+        assert_eq!(drain.state().phase, Phase::Closing);
+        drop(door);
+        assert_eq!(drain.state().phase, Phase::Drained);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn undrain_serves_again_and_the_next_drain_has_its_own_deadline() {
+        let drain = Drain::new(quick());
+        tokio::spawn(drain.clone().run());
+        let _guard = drain.guard();
+        drain.trigger(Trigger::Endpoint);
+        reaches(&drain, Phase::Draining).await;
+        assert!(drain.undrain());
+        assert!(!drain.undrain());
+        assert_eq!(drain.state(), State { phase: Phase::Serving, progress: None });
+        drain.trigger(Trigger::Controller);
+        let progress = drain.state().progress.expect("a drain is under way");
+        assert_eq!(progress.started, now());
+    }
+}

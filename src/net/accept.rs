@@ -1,0 +1,155 @@
+//! Accepting: one connection at a time, with a pause where the system has run out of something.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, acceptfrom_with};
+
+use super::Listener;
+
+/// A connection that the kernel has handed over: non-blocking, not yet registered with a runtime.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The client's socket.
+    pub fd: OwnedFd,
+    /// The client's address, an IPv4 one written as such even on a dual-stack listener.
+    pub peer: SocketAddr,
+}
+
+/// Why nothing was accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// This process has no descriptor left.
+    #[error("out of descriptors (EMFILE): raise the limit (ulimit -n) or lower --max-connections")]
+    ProcessDescriptors,
+    /// The whole system has none left.
+    #[error("the system is out of descriptors (ENFILE): raise fs.file-max on the node")]
+    SystemDescriptors,
+    /// The kernel has no memory for sockets.
+    #[error("the kernel has no memory left for sockets (ENOBUFS, ENOMEM)")]
+    Memory,
+    /// Anything else that does not concern a single connection.
+    #[error("accept fails")]
+    Other(#[source] io::Error),
+}
+
+impl AcceptError {
+    /// A closed set of names for the metric's label.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            AcceptError::ProcessDescriptors => "emfile",
+            AcceptError::SystemDescriptors => "enfile",
+            AcceptError::Memory => "enobufs",
+            AcceptError::Other(_) => "other",
+        }
+    }
+}
+
+impl Listener {
+    /// Waits for the next connection.
+    ///
+    /// # Errors
+    /// Only those after which one should pause before trying again; a connection that died in the
+    /// queue is passed over.
+    ///
+    /// # Cancel safety
+    /// Nothing is accepted by a call that was dropped.
+    pub async fn accept(&self) -> Result<Accepted, AcceptError> {
+        loop {
+            let mut guard = self.io.readable().await.map_err(AcceptError::Other)?;
+            match self.try_accept() {
+                Ok(Some(accepted)) => return Ok(accepted),
+                Ok(None) => guard.clear_ready(),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Takes the next connection if one is queued.
+    ///
+    /// # Errors
+    /// As [`Listener::accept`].
+    pub fn try_accept(&self) -> Result<Option<Accepted>, AcceptError> {
+        loop {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            match acceptfrom_with(self.io.get_ref(), flags) {
+                Ok((fd, peer)) => {
+                    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                    // A TCP client has an address; one that can't be told is shown as unspecified.
+                    let peer = peer.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
+                    return Ok(Some(Accepted { fd, peer: canonical(peer) }));
+                }
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(error) if concerns_one_connection(error) => {}
+                Err(Errno::MFILE) => return Err(AcceptError::ProcessDescriptors),
+                Err(Errno::NFILE) => return Err(AcceptError::SystemDescriptors),
+                Err(Errno::NOBUFS | Errno::NOMEM) => return Err(AcceptError::Memory),
+                Err(error) => return Err(AcceptError::Other(error.into())),
+            }
+        }
+    }
+}
+
+/// Errors that Linux passes on from the new connection (accept(2)): the next one may be well.
+fn concerns_one_connection(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::INTR
+            | Errno::CONNABORTED
+            | Errno::NETDOWN
+            | Errno::PROTO
+            | Errno::NOPROTOOPT
+            | Errno::HOSTDOWN
+            | Errno::NONET
+            | Errno::HOSTUNREACH
+            | Errno::OPNOTSUPP
+            | Errno::NETUNREACH
+            | Errno::PERM
+    )
+}
+
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+/// A pause that doubles while things stay bad, so that a full system is never spun on.
+#[derive(Debug, Default)]
+pub struct Backoff {
+    next: Duration,
+}
+
+impl Backoff {
+    /// Long enough for a few connections to end.
+    const FIRST: Duration = Duration::from_millis(10);
+    /// Short enough that nobody's SYN is sent again before we look (1 s).
+    const LONGEST: Duration = Duration::from_millis(640);
+
+    /// How long to pause now.
+    pub fn pause(&mut self) -> Duration {
+        self.next = (self.next * 2).clamp(Self::FIRST, Self::LONGEST);
+        self.next
+    }
+
+    /// Things are well again.
+    pub fn reset(&mut self) {
+        self.next = Duration::ZERO;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_grows_to_its_bound_and_starts_anew() {
+        let mut backoff = Backoff::default();
+        let pauses: Vec<u128> = (0..9).map(|_| backoff.pause().as_millis()).collect();
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 640, 640]);
+        backoff.reset();
+        assert_eq!(backoff.pause(), Backoff::FIRST);
+    }
+}

@@ -1,0 +1,130 @@
+//! A listener: bound first, listening only when there is something behind it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::options;
+
+/// How many finished handshakes may wait to be accepted. The kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Why an address can't be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("can't listen on {addr}: {}", advice(source))]
+pub struct BindError {
+    addr: SocketAddr,
+    #[source]
+    source: io::Error,
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "the port is taken; stop what listens there or choose another",
+        io::ErrorKind::AddrNotAvailable => {
+            "this host has no such address; write 0.0.0.0 or [::] for all of them"
+        }
+        io::ErrorKind::PermissionDenied => "not allowed; ports below 1024 need a privilege",
+        _ => "the kernel refuses",
+    }
+}
+
+/// What a listener's sockets are set to.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenOptions {
+    /// IPv6 only, because another listener has the port on IPv4.
+    pub only_v6: bool,
+    /// `TCP_USER_TIMEOUT` of accepted connections; zero leaves the kernel's.
+    pub user_timeout: Duration,
+}
+
+/// An address that is ours, and on which the kernel still refuses connections.
+#[derive(Debug)]
+pub struct Bound {
+    socket: Socket,
+    addr: SocketAddr,
+    options: ListenOptions,
+}
+
+impl Bound {
+    /// Binds an address. Port 0 takes a free one, which [`Bound::local_addr`] tells.
+    ///
+    /// # Errors
+    /// When the address is taken, not this host's, or not allowed; the message says what to do.
+    pub fn new(addr: SocketAddr, options: ListenOptions) -> Result<Self, BindError> {
+        let fail = |source| BindError { addr, source };
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))
+            .map_err(fail)?;
+        if addr.is_ipv6() {
+            socket.set_only_v6(options.only_v6).map_err(fail)?;
+        }
+        // Connections of the run before, in TIME_WAIT, must not keep the new one from starting.
+        socket.set_reuse_address(true).map_err(fail)?;
+        socket.set_nonblocking(true).map_err(fail)?;
+        // Accepted connections inherit what is set here, which saves the calls for each of them.
+        socket.set_tcp_nodelay(true).map_err(fail)?;
+        options::set_keep_alive(&SockRef::from(&socket), options::SERVING).map_err(fail)?;
+        if !options.user_timeout.is_zero() {
+            socket.set_tcp_user_timeout(Some(options.user_timeout)).map_err(fail)?;
+        }
+        socket.bind(&addr.into()).map_err(fail)?;
+        let local = socket.local_addr().map_err(fail)?;
+        let addr = local.as_socket().unwrap_or(addr);
+        Ok(Bound { socket, addr, options })
+    }
+
+    /// The address, with the port that the kernel chose if it was left to it.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Lets connections in.
+    ///
+    /// # Errors
+    /// When another process listens on the same port meanwhile, or the runtime takes no more.
+    pub fn listen(self) -> Result<Listener, BindError> {
+        let fail = |source| BindError { addr: self.addr, source };
+        self.socket.listen(BACKLOG).map_err(fail)?;
+        let io = options::register(self.socket, Interest::READABLE).map_err(fail)?;
+        Ok(Listener { io, addr: self.addr, options: self.options })
+    }
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    pub(super) io: AsyncFd<Socket>,
+    addr: SocketAddr,
+    options: ListenOptions,
+}
+
+impl Listener {
+    /// The address, with its real port.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// What it was bound with, to bind it again after an undrain.
+    #[must_use]
+    pub fn options(&self) -> ListenOptions {
+        self.options
+    }
+
+    /// Finished handshakes that nobody has accepted yet; 0 when the kernel does not tell.
+    #[must_use]
+    pub fn queue_length(&self) -> u32 {
+        options::accept_queue_length(self.io.get_ref()).unwrap_or(0)
+    }
+
+    /// For the SYN gate.
+    #[must_use]
+    pub fn socket(&self) -> SockRef<'_> {
+        SockRef::from(self.io.get_ref())
+    }
+}

@@ -1,0 +1,160 @@
+//! One direction of a connection: read, write at once, and hold a buffer only while bytes wait.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use super::buffers::{Buffer, Size};
+use crate::net::Socket;
+
+/// Bytes that one direction moves before it lets other connections have their turn.
+const TURN_BYTES: usize = 1024 * 1024;
+
+/// What happened in one turn of a direction.
+#[derive(Debug)]
+pub(super) enum Progress {
+    /// Nothing more to do until a socket is ready; so many bytes were moved.
+    Waiting(usize),
+    /// The turn is over although there is more.
+    TurnOver(usize),
+    /// The source has ended, and its end was passed on behind the last byte.
+    Ended(usize),
+}
+
+/// Which of the two sockets failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    Reading(io::Error),
+    Writing(io::Error),
+}
+
+/// What becomes of the bytes that are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sink {
+    /// They are sent on.
+    Forward,
+    /// What is in flight is sent on, then a FIN; what comes later is thrown away.
+    Closing,
+    /// They are thrown away.
+    Discard,
+}
+
+/// Bytes that were read and that the receiver has not taken yet.
+#[derive(Debug)]
+struct Pending {
+    buffer: Buffer,
+    start: usize,
+    end: usize,
+}
+
+/// One direction.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pending: Option<Pending>,
+    sink: Sink,
+    size: Size,
+    source_ended: bool,
+    ended: bool,
+}
+
+impl Flow {
+    pub(super) fn new() -> Self {
+        Flow {
+            pending: None,
+            sink: Sink::Forward,
+            size: Size::Small,
+            source_ended: false,
+            ended: false,
+        }
+    }
+
+    /// Whether the source has ended and that was passed on.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Sends a FIN behind what is in flight, and throws away what comes later.
+    pub(super) fn close(&mut self) {
+        if self.sink == Sink::Forward && !self.ended {
+            self.sink = Sink::Closing;
+        }
+    }
+
+    /// Moves bytes until a socket is not ready, the source ends, or the turn is over.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &Socket,
+        sink: &Socket,
+    ) -> Result<Progress, Failure> {
+        let mut moved = 0;
+        while !self.ended {
+            if moved >= TURN_BYTES {
+                return Ok(Progress::TurnOver(moved));
+            }
+            match self.poll_step(cx, source, sink) {
+                Poll::Ready(step) => moved += step?,
+                Poll::Pending => return Ok(Progress::Waiting(moved)),
+            }
+        }
+        Ok(Progress::Ended(moved))
+    }
+
+    /// One read or one write.
+    fn poll_step(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &Socket,
+        sink: &Socket,
+    ) -> Poll<Result<usize, Failure>> {
+        if self.pending.is_some() {
+            return self.poll_flush(cx, sink);
+        }
+        if self.source_ended || self.sink == Sink::Closing {
+            return Poll::Ready(self.finish(sink).map(|()| 0));
+        }
+        self.poll_fill(cx, source)
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>, source: &Socket) -> Poll<Result<usize, Failure>> {
+        // Asked first, because a buffer is lent only to somebody who has something to put in it.
+        ready!(source.poll_readable(cx)).map_err(Failure::Reading)?;
+        let mut buffer = Buffer::borrow(self.size);
+        let room = buffer.bytes().len();
+        let read = ready!(source.poll_read(cx, buffer.bytes_mut())).map_err(Failure::Reading)?;
+        if read == 0 {
+            self.source_ended = true;
+            return Poll::Ready(Ok(0));
+        }
+        // A full buffer says bulk; a read that a small one would have held says it is over.
+        self.size = match (self.size, read) {
+            (Size::Small, read) if read == room => Size::Large,
+            (Size::Large, read) if read <= room / 16 => Size::Small,
+            (size, _) => size,
+        };
+        if self.sink == Sink::Forward {
+            self.pending = Some(Pending { buffer, start: 0, end: read });
+        }
+        Poll::Ready(Ok(read))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>, sink: &Socket) -> Poll<Result<usize, Failure>> {
+        let Some(pending) = &mut self.pending else { return Poll::Ready(Ok(0)) };
+        let bytes = pending.buffer.bytes().get(pending.start..pending.end).unwrap_or_default();
+        let written = ready!(sink.poll_write(cx, bytes)).map_err(Failure::Writing)?;
+        pending.start += written;
+        if pending.start >= pending.end {
+            self.pending = None;
+        }
+        Poll::Ready(Ok(0))
+    }
+
+    /// Passes the end on.
+    fn finish(&mut self, sink: &Socket) -> Result<(), Failure> {
+        let closing = std::mem::replace(&mut self.sink, Sink::Discard);
+        if closing != Sink::Discard {
+            sink.shutdown_write().map_err(Failure::Writing)?;
+        }
+        self.ended = self.source_ended;
+        Ok(())
+    }
+}

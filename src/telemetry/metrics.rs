@@ -1,0 +1,239 @@
+//! Every metric: its name, its unit, its help, and the handle that counts it.
+//!
+//! Names follow <https://prometheus.io/docs/practices/naming/>: base units, `_total` on counters,
+//! labels from closed sets only.
+
+use std::time::Duration;
+
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
+};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::drain::Phase;
+
+const CONNECTIONS_ACTIVE: &str = "ebbtide_connections_active";
+const CONNECTIONS: &str = "ebbtide_connections_total";
+const CONNECTION_AGE: &str = "ebbtide_connection_age_seconds";
+const BLOCKING: &str = "ebbtide_drain_blocking_connections";
+const DRAIN_STATE: &str = "ebbtide_drain_state";
+const DRAIN_STARTED: &str = "ebbtide_drain_started_timestamp_seconds";
+const DRAIN_DEADLINE: &str = "ebbtide_drain_deadline_timestamp_seconds";
+const DRAIN_DURATION: &str = "ebbtide_drain_duration_seconds";
+const FORCED_CLOSES: &str = "ebbtide_drain_forced_closes_total";
+const REJECTED: &str = "ebbtide_drain_rejected_total";
+const LATE: &str = "ebbtide_drain_late_connections_total";
+const QUEUE_ABORTED: &str = "ebbtide_accept_queue_aborted_total";
+const ACCEPT_ERRORS: &str = "ebbtide_accept_errors_total";
+const ACCEPT_PAUSED: &str = "ebbtide_accept_paused_total";
+const UPSTREAM_FAILURES: &str = "ebbtide_upstream_failures_total";
+const REPORT_ATTEMPTS: &str = "ebbtide_report_attempts_total";
+const REPORT_AGE: &str = "ebbtide_report_age_seconds";
+const BUILD_INFO: &str = "ebbtide_build_info";
+
+/// From a probe to a day-long stream.
+const AGE_BUCKETS: [f64; 9] = [0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 3600.0, 14_400.0, 86_400.0];
+/// features §5.6.
+const DRAIN_BUCKETS: [f64; 8] = [1.0, 5.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 7200.0];
+
+/// How a try to deliver a report ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReportAttempt {
+    /// Stored, and the answer understood.
+    Ok,
+    /// The controller answered with another status than 2xx.
+    HttpError,
+    /// No answer in time.
+    Timeout,
+    /// No connection.
+    ConnectError,
+    /// Stored, but the answer is not one.
+    Garbage,
+}
+
+impl ReportAttempt {
+    /// The label's value.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            ReportAttempt::Ok => "ok",
+            ReportAttempt::HttpError => "http_error",
+            ReportAttempt::Timeout => "timeout",
+            ReportAttempt::ConnectError => "connect_error",
+            ReportAttempt::Garbage => "garbage",
+        }
+    }
+}
+
+/// What is read at the moment of a scrape, rather than counted as it happens.
+#[derive(Clone, Debug)]
+pub struct Levels {
+    /// Open connections by class.
+    pub connections: Vec<(&'static str, u64)>,
+    /// Those that keep the drain from ending.
+    pub blocking: u64,
+    /// The phase.
+    pub phase: Phase,
+    /// When the drain began, in seconds since the epoch; 0 without one.
+    pub drain_started: f64,
+    /// Its deadline, likewise.
+    pub drain_deadline: f64,
+    /// Since the last acknowledged report; absent without a controller.
+    pub report_age: Option<Duration>,
+}
+
+/// Handles to everything that is counted.
+#[derive(Clone)]
+pub struct Metrics {
+    exporter: PrometheusHandle,
+    accepted: Counter,
+    excluded: Counter,
+    connection_age: Histogram,
+    late: Counter,
+    queue_aborted: Counter,
+    accept_paused: Counter,
+    drain_duration: Histogram,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    /// Installs the process's recorder. Later calls in one process share the first one's names but
+    /// count into what was installed first.
+    ///
+    /// # Errors
+    /// When a histogram has no buckets, which would be a bug.
+    pub fn install() -> Result<Self, BuildError> {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Full(CONNECTION_AGE.into()), &AGE_BUCKETS)?
+            .set_buckets_for_metric(Matcher::Full(DRAIN_DURATION.into()), &DRAIN_BUCKETS)?
+            .build_recorder();
+        let exporter = recorder.handle();
+        // A second install in one process (tests) keeps the first recorder.
+        let _ = metrics::set_global_recorder(recorder);
+        describe();
+        gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        Ok(Metrics {
+            exporter,
+            accepted: counter!(CONNECTIONS, "result" => "accepted"),
+            excluded: counter!(CONNECTIONS, "result" => "excluded"),
+            connection_age: histogram!(CONNECTION_AGE),
+            late: counter!(LATE),
+            queue_aborted: counter!(QUEUE_ABORTED),
+            accept_paused: counter!(ACCEPT_PAUSED),
+            drain_duration: histogram!(DRAIN_DURATION),
+        })
+    }
+
+    /// A connection of a class ended after `age`; `excluded` ones never kept a drain from ending.
+    pub fn connection_ended(&self, excluded: bool, age: Duration) {
+        if excluded { &self.excluded } else { &self.accepted }.increment(1);
+        self.connection_age.record(age.as_secs_f64());
+    }
+
+    /// A drain rejected a connection.
+    pub fn rejected(&self, mode: &'static str) {
+        counter!(REJECTED, "mode" => mode).increment(1);
+        counter!(CONNECTIONS, "result" => "rejected").increment(1);
+    }
+
+    /// A drain made a connection leave.
+    pub fn forced(&self, class: &'static str, reason: &'static str) {
+        counter!(FORCED_CLOSES, "class" => class, "reason" => reason).increment(1);
+    }
+
+    /// A connection came although the lame duck is over.
+    pub fn late(&self) {
+        self.late.increment(1);
+    }
+
+    /// A listener was closed with connections in its queue.
+    pub fn queue_aborted(&self, connections: u32) {
+        self.queue_aborted.increment(u64::from(connections));
+    }
+
+    /// Accepting failed for want of something.
+    pub fn accept_failed(&self, reason: &'static str) {
+        counter!(ACCEPT_ERRORS, "reason" => reason).increment(1);
+    }
+
+    /// Accepting paused because as many connections are open as may be.
+    pub fn accept_paused(&self) {
+        self.accept_paused.increment(1);
+    }
+
+    /// The application could not be reached.
+    pub fn upstream_failed(&self, reason: &'static str) {
+        counter!(UPSTREAM_FAILURES, "reason" => reason).increment(1);
+    }
+
+    /// A report was sent, well or not.
+    pub fn report_attempted(&self, attempt: ReportAttempt) {
+        counter!(REPORT_ATTEMPTS, "result" => attempt.name()).increment(1);
+    }
+
+    /// A drain is over.
+    pub fn drained(&self, took: Duration) {
+        self.drain_duration.record(took.as_secs_f64());
+    }
+
+    /// The text of `/metrics`.
+    #[must_use]
+    pub fn render(&self, levels: &Levels) -> String {
+        for (class, open) in &levels.connections {
+            gauge!(CONNECTIONS_ACTIVE, "class" => *class).set(as_f64(*open));
+        }
+        gauge!(BLOCKING).set(as_f64(levels.blocking));
+        for phase in Phase::ALL {
+            let state: Gauge = gauge!(DRAIN_STATE, "state" => phase.name());
+            state.set(if phase == levels.phase { 1.0 } else { 0.0 });
+        }
+        gauge!(DRAIN_STARTED).set(levels.drain_started);
+        gauge!(DRAIN_DEADLINE).set(levels.drain_deadline);
+        if let Some(age) = levels.report_age {
+            gauge!(REPORT_AGE).set(age.as_secs_f64());
+        }
+        self.exporter.run_upkeep();
+        self.exporter.render()
+    }
+}
+
+/// Counts stay far below 2^53, where a float stops being exact.
+#[expect(clippy::cast_precision_loss, reason = "no pod has 2^53 connections")]
+fn as_f64(count: u64) -> f64 {
+    count as f64
+}
+
+fn describe() {
+    describe_gauge!(CONNECTIONS_ACTIVE, "Open connections by class.");
+    describe_counter!(
+        CONNECTIONS,
+        "Connections that ended, by result: accepted, excluded (health checks and probes, which \
+         never keep a drain from ending) or rejected by a drain."
+    );
+    describe_histogram!(CONNECTION_AGE, "How long connections had been open when they ended.");
+    describe_gauge!(BLOCKING, "Open connections that keep a drain from ending.");
+    describe_gauge!(DRAIN_STATE, "1 for the current phase, 0 for the others.");
+    describe_gauge!(DRAIN_STARTED, "When the drain began, 0 without one.");
+    describe_gauge!(DRAIN_DEADLINE, "When the drain force-closes what is left, 0 without one.");
+    describe_histogram!(DRAIN_DURATION, "How long drains took, from trigger to Drained.");
+    describe_counter!(FORCED_CLOSES, "Connections that a drain made leave, by class and how.");
+    describe_counter!(REJECTED, "Connections that a drain rejected, as far as the proxy saw them.");
+    describe_counter!(LATE, "Connections that arrived after the lame duck was over.");
+    describe_counter!(
+        QUEUE_ABORTED,
+        "Connections still queued when a listener was closed; 0 unless the kernel refuses the \
+         SYN gate."
+    );
+    describe_counter!(ACCEPT_ERRORS, "Pauses of accepting for want of something, by reason.");
+    describe_counter!(ACCEPT_PAUSED, "Pauses of accepting because of --max-connections.");
+    describe_counter!(UPSTREAM_FAILURES, "Connections that found no application, by reason.");
+    describe_counter!(REPORT_ATTEMPTS, "Reports sent to the controller, by result.");
+    describe_gauge!(REPORT_AGE, "Since the controller last acknowledged a report.");
+    describe_gauge!(BUILD_INFO, "1, with the version as a label.");
+}
