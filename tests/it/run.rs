@@ -176,11 +176,8 @@ fn the_same_nginx_alone_loses_what_is_under_way() {
     let file = random_bytes(1, FILE_BYTES);
     let nginx = Nginx::new(&file, BYTES_PER_SECOND, echo());
     let [program, args @ ..] = nginx.command();
-    let mut alone = Command::new(program)
-        .args(args)
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("nginx starts");
+    let mut alone =
+        Command::new(program).args(args).stderr(Stdio::null()).spawn().expect("nginx starts");
     for port in [nginx.http_port, nginx.stream_port] {
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(loopback(port)).is_err() {
@@ -216,7 +213,8 @@ fn the_exit_status_is_the_childs() {
 
 #[test]
 fn a_child_that_dies_first_takes_its_connections_and_its_status_with_it() {
-    for (death, status) in [("exit 9", 9), ("kill -KILL $$", 128 + 9), ("kill -SEGV $$", 128 + 11)] {
+    for (death, status) in [("exit 9", 9), ("kill -KILL $$", 128 + 9), ("kill -SEGV $$", 128 + 11)]
+    {
         let running = Running::start(echo(), &[], &format!("trap '{death}' USR1"));
         running.hears("up");
         let mut stream = connect(running.ebbtide.addr());
@@ -227,19 +225,27 @@ fn a_child_that_dies_first_takes_its_connections_and_its_status_with_it() {
     }
 }
 
-/// Guards against an end that waits for the lame duck although there is nothing left to serve: the
-/// delay is longer than the test's patience.
+/// Guards against an end that waits for a drain's times although there is nothing left to serve:
+/// they are longer than the test's patience.
 #[test]
 fn a_child_that_dies_first_is_deregistered_at_once() {
     let controller = Ebbtide::controller("127.0.0.1:0");
     let url = format!("http://{}", controller.takes_reports());
-    let args = ["--drain-delay", "200s", "--quiet-period", "0", "--controller", &url];
-    let mut line = vec!["run", "--listen", "127.0.0.1:0", "--final-report-timeout", "200s"];
-    line.extend(&QUIET[..6]);
-    line.extend(args);
     let upstream = echo().to_string();
     let script = format!("trap 'exit 9' USR1\n{WAIT}");
-    line.extend(["--upstream", &upstream, "--", "sh", "-c", &script]);
+    let mut line = vec!["run", "--listen", "127.0.0.1:0", "--upstream", &upstream];
+    line.extend(&QUIET[..6]);
+    line.extend(["--drain-delay", "200s", "--settled-for", "200s", "--settle-period", "200s"]);
+    line.extend([
+        "--controller",
+        &url,
+        "--final-report-timeout",
+        "200s",
+        "--",
+        "sh",
+        "-c",
+        &script,
+    ]);
     let running = Running::of(Ebbtide::start(&line));
     running.hears("up");
     let mut stream = connect(running.ebbtide.addr());
@@ -333,7 +339,7 @@ fn connections_are_refused_until_the_application_listens() {
 #[test]
 fn a_sigterm_before_the_application_listens_goes_straight_to_it() {
     let (_socket, upstream) = reserved_port();
-    let running = Running::start(upstream, &["--drain-delay", "200s"], "trap 'exit 5' TERM");
+    let running = Running::start(upstream, &[], "trap 'exit 5' TERM");
     running.hears("up");
     running.ebbtide.signal(Signal::TERM);
     assert_eq!(running.finish(), Some(5));

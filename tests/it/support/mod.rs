@@ -21,4 +21,5 @@ use std::time::Duration;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A drain without a lame duck, over as soon as nothing is left.
-pub const QUICK: [&str; 6] = ["--drain-delay", "0", "--settled-for", "0", "--settle-period", "100ms"];
+pub const QUICK: [&str; 6] =
+    ["--drain-delay", "0", "--settled-for", "0", "--settle-period", "100ms"];
