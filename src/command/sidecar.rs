@@ -244,10 +244,17 @@ impl Proxy {
         self.drain.blocking() == 0 || past_deadline
     }
 
-    /// Says goodbye: the final report, the last answers, the line in the termination log.
-    pub async fn farewell(&mut self) -> Exit {
-        let state = self.drain.state();
-        // Those that were reset at the deadline still want to log how they ended.
+    /// Ends because the application is gone: what is open is reset, and nothing is waited for.
+    pub async fn end_with_the_application(&mut self) {
+        self.drain.trigger(Trigger::Signal);
+        self.table.order_all(Order::Reset);
+        self.emptied().await;
+        self.drain.end();
+        self.farewell().await;
+    }
+
+    /// Waits until those that were told to end at once have logged how they did.
+    async fn emptied(&self) {
         let gone = async {
             while self.drain.blocking() > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -256,6 +263,12 @@ impl Proxy {
         if tokio::time::timeout(FAREWELL_PERIOD, gone).await.is_err() {
             warn!(blocking = self.drain.blocking(), "leaving with connections that did not end");
         }
+    }
+
+    /// Says goodbye: the final report, the last answers, the line in the termination log.
+    pub async fn farewell(&mut self) -> Exit {
+        let state = self.drain.state();
+        self.emptied().await;
         let took = state.progress.map(|progress| progress.started.elapsed()).unwrap_or_default();
         self.metrics.drained(took);
         if let Some(final_report) = &mut self.final_report {
@@ -288,11 +301,6 @@ impl Proxy {
             &format!("ebbtide: ended at once on request, {cut} connections cut"),
         );
         if cut == 0 { Exit::Done } else { Exit::DeadlinePassed }
-    }
-
-    /// Resets every connection, because the application is gone.
-    pub fn reset_all(&self) {
-        self.table.order_all(Order::Reset);
     }
 }
 
