@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -125,10 +126,7 @@ impl Sidecar {
         info!(admin = %admin_addr, control = %control_addr, "endpoints answer");
         application.await;
         let descriptors = options::raise_descriptor_limit();
-        let max_connections = self
-            .settings
-            .max_connections
-            .map_or_else(|| connections_within(descriptors), usize::from);
+        let max_connections = allowed(self.settings.max_connections, descriptors);
         let permits = Arc::new(Semaphore::new(max_connections));
         for (bound, settings, status) in self.listeners {
             let listener = bound.listen().map_err(Failure::unavailable)?;
@@ -185,6 +183,25 @@ impl Sidecar {
         }));
         tokio::spawn(heed(self.drain.clone(), heard));
         final_report
+    }
+}
+
+/// As many connections as were asked for, if there are descriptors for them: a client that is taken
+/// without one left for the application would be lost, and in the kernel's queue it is not.
+fn allowed(asked: Option<NonZeroUsize>, descriptors: u64) -> usize {
+    let allowed = connections_within(descriptors);
+    match asked.map(usize::from) {
+        Some(asked) if asked > allowed => {
+            warn!(
+                asked,
+                allowed,
+                descriptors,
+                "--max-connections is more than the descriptor limit allows: taking what it allows"
+            );
+            allowed
+        }
+        Some(asked) => asked,
+        None => allowed,
     }
 }
 
