@@ -463,11 +463,11 @@ fn probes_do_not_keep_the_lame_duck_from_being_quiet() {
     proxy.post("/drain");
     // As often as the status is asked, until the phase changes although they came.
     proxy.until("no lame duck any more", |status| {
-        if status["phase"] == "LameDuck" {
-            if let Ok(stream) = TcpStream::connect(addr) {
-                drop(stream);
-            }
+        let over = status["phase"] != "LameDuck";
+        if !over {
+            // Refused when the phase has just changed.
+            drop(TcpStream::connect(addr));
         }
-        status["phase"] != "LameDuck"
+        over
     });
 }
