@@ -1,0 +1,6 @@
+mod farewell;
+mod frames;
+mod random;
+mod refusal;
+mod script;
+mod streams;
