@@ -26,33 +26,6 @@ struct Block {
     then: Then,
 }
 
-/// A frame's header, with as much of its payload as [`Header::prefix_bytes`] asks for.
-pub(super) struct Head {
-    pub(super) header: Header,
-    pub(super) prefix: [u8; PREFIX_BYTES],
-}
-
-impl Head {
-    /// The last stream of a GOAWAY.
-    pub(super) fn last_stream(&self) -> Result<u32, Surprise> {
-        self.stream_at(0, GOAWAY_BYTES - HEADER_BYTES)
-    }
-
-    /// The promised stream of a PUSH_PROMISE, behind a pad length if there is one.
-    pub(super) fn promised_stream(&self) -> Result<u32, Surprise> {
-        let start = usize::from(self.header.has(PADDED));
-        self.stream_at(start, start + 4)
-    }
-
-    fn stream_at(&self, start: usize, least_bytes: usize) -> Result<u32, Surprise> {
-        let id = self.prefix.get(start..).and_then(|rest| rest.first_chunk());
-        match id {
-            Some(id) if self.header.length_bytes as usize >= least_bytes => Ok(stream_id(*id)),
-            _ => Err(Surprise::FrameSize),
-        }
-    }
-}
-
 /// One direction's place among the frames.
 #[derive(Debug, Default)]
 pub(super) struct Cursor {
@@ -73,6 +46,11 @@ impl Cursor {
     /// Whether the next byte is a frame's first.
     pub(super) fn is_between_frames(&self) -> bool {
         self.head_bytes == 0 && self.payload_bytes == 0 && self.drop_bytes == 0
+    }
+
+    /// Whether a part of a frame's head has passed, so that nobody knows yet what it is.
+    pub(super) fn is_in_cut_head(&self) -> bool {
+        self.head_bytes > 0
     }
 
     /// Whether a frame that is not CONTINUATION may stand here.
@@ -101,43 +79,66 @@ impl Cursor {
         }
     }
 
-    /// Reads a head on; how many bytes were taken, and the head when they complete it.
-    pub(super) fn read_head(&mut self, bytes: &[u8]) -> (usize, Option<Head>) {
+    /// Reads a head on; when `bytes` complete it, how many of them belong to it. Otherwise all do.
+    #[inline]
+    pub(super) fn read_head(&mut self, bytes: &[u8]) -> Option<(usize, Header)> {
         if self.head_bytes == 0
             && let Some(first) = bytes.first_chunk()
         {
             let header = Header::parse(first);
             if header.prefix_bytes() == 0 {
-                return (HEADER_BYTES, Some(Head { header, prefix: [0; PREFIX_BYTES] }));
+                return Some((HEADER_BYTES, header));
             }
         }
         self.read_cut_head(bytes)
     }
 
-    fn read_cut_head(&mut self, bytes: &[u8]) -> (usize, Option<Head>) {
+    fn read_cut_head(&mut self, bytes: &[u8]) -> Option<(usize, Header)> {
         let mut taken = 0;
         loop {
-            let wanted_bytes = match self.whole_header() {
-                Some(header) => HEADER_BYTES + header.prefix_bytes(),
-                None => HEADER_BYTES,
-            };
+            let header = self.whole_header();
+            let prefix_bytes = header.map_or(0, |header| header.prefix_bytes());
             let filled = self.head_bytes as usize;
-            if filled == wanted_bytes
-                && let Some(header) = self.whole_header()
+            let missing = HEADER_BYTES + prefix_bytes - filled;
+            if missing == 0
+                && let Some(header) = header
             {
                 self.head_bytes = 0;
-                let mut prefix = [0; PREFIX_BYTES];
-                prefix.copy_from_slice(&self.head[HEADER_BYTES..]);
-                return (taken, Some(Head { header, prefix }));
+                return Some((taken, header));
             }
             let rest = bytes.get(taken..).unwrap_or_default();
-            let more = rest.len().min(wanted_bytes - filled);
+            let more = rest.len().min(missing);
             if more == 0 {
-                return (taken, None);
+                return None;
             }
             self.head[filled..filled + more].copy_from_slice(&rest[..more]);
             self.head_bytes += more as u8; // at most 17
             taken += more;
+        }
+    }
+
+    /// The last stream of the GOAWAY whose head was just read.
+    pub(super) fn last_stream(&self, header: &Header) -> Result<u32, Surprise> {
+        self.stream_at(0, header, GOAWAY_BYTES - HEADER_BYTES)
+    }
+
+    /// The promised stream of the PUSH_PROMISE whose head was just read: behind a pad length, if
+    /// there is one.
+    pub(super) fn promised_stream(&self, header: &Header) -> Result<u32, Surprise> {
+        let start = usize::from(header.has(PADDED));
+        self.stream_at(start, header, start + 4)
+    }
+
+    fn stream_at(
+        &self,
+        start: usize,
+        header: &Header,
+        least_bytes: usize,
+    ) -> Result<u32, Surprise> {
+        let id = self.head.get(HEADER_BYTES + start..).and_then(|rest| rest.first_chunk());
+        match id {
+            Some(id) if header.length_bytes as usize >= least_bytes => Ok(stream_id(*id)),
+            _ => Err(Surprise::FrameSize),
         }
     }
 
@@ -148,7 +149,7 @@ impl Cursor {
 
     /// Enters the payload of the frame whose head was just read.
     pub(super) fn enter(&mut self, header: &Header, then: Then) {
-        self.payload_bytes = header.length_bytes - header.prefix_bytes() as u32; // never more than the length
+        self.payload_bytes = header.unread_bytes();
         self.then = then;
     }
 

@@ -24,8 +24,32 @@ pub(super) enum Edit {
 }
 
 impl Http2 {
+    /// The answer in a drain, or after one: up to the next place where something is to be done.
+    pub(super) fn step_awake(&mut self, direction: Direction, bytes: &[u8]) -> Step {
+        let mut passed = 0;
+        while let Some(rest) = bytes.get(passed..).filter(|rest| !rest.is_empty()) {
+            if let Some(edit) = self.edit(direction, rest) {
+                return match passed {
+                    0 => self.carry_out(direction, edit, rest),
+                    _ => Step::Pass(passed),
+                };
+            }
+            match self.advance(direction, rest) {
+                Ok(more) => passed += more,
+                Err(surprise) => {
+                    self.become_opaque(surprise);
+                    return match passed {
+                        0 => self.blind(direction, rest),
+                        _ => Step::Pass(passed),
+                    };
+                }
+            }
+        }
+        Step::Pass(bytes.len())
+    }
+
     /// Whether something is to be done to the stream here. Changes nothing, so it can be asked twice.
-    pub(super) fn edit(&self, direction: Direction, rest: &[u8]) -> Option<Edit> {
+    fn edit(&self, direction: Direction, rest: &[u8]) -> Option<Edit> {
         let cursor = self.cursor(direction);
         if cursor.drop_bytes > 0 {
             return Some(Edit::TakeOut);
@@ -48,7 +72,7 @@ impl Http2 {
             return Some(Edit::Wait);
         };
         let header = Header::parse(first);
-        if self.refusal.covers(&header) || self.can_refuse(&header) {
+        if self.refusal.covers(&header) || self.opens_too_late(&header) {
             return Some(Edit::Refuse(header));
         }
         let is_ack = header.kind == Kind::Ping
@@ -64,15 +88,23 @@ impl Http2 {
         }
     }
 
-    /// Whether a frame opens a stream above the last one, and the application can do without its
-    /// header block because no other will follow.
-    fn can_refuse(&self, header: &Header) -> bool {
+    /// Whether a frame opens a stream above the one that we have named as the last.
+    fn opens_too_late(&self, header: &Header) -> bool {
         header.kind == Kind::Headers
             && self.farewell.is_said()
             && header.stream > self.streams.highest()
             && !header.stream.is_multiple_of(2)
             && self.client.is_between_blocks()
-            && !self.streams.client_is_sending()
+    }
+
+    /// The client's highest stream, if we may name it as the last one.
+    ///
+    /// We may when no header block of the client can follow that the application has to see: then
+    /// it can do without the later ones, although their compression state is shared. While a
+    /// request is being sent, its trailers may come.
+    fn last_stream(&self) -> Option<u32> {
+        let more_may_come = self.streams.client_is_sending() || self.client.is_in_cut_head();
+        (!more_may_come).then(|| self.streams.highest())
     }
 
     fn edit_from_upstream(&self, rest: &[u8]) -> Option<Edit> {
@@ -94,7 +126,7 @@ impl Http2 {
         Some(Edit::Clamp(header, *head, instead))
     }
 
-    pub(super) fn carry_out(&mut self, direction: Direction, edit: Edit, rest: &[u8]) -> Step {
+    fn carry_out(&mut self, direction: Direction, edit: Edit, rest: &[u8]) -> Step {
         match edit {
             Edit::Speak => return Step::Insert(self.speak()),
             Edit::Wait => return Step::Hold,
@@ -123,10 +155,8 @@ impl Http2 {
     fn take_out(&mut self, direction: Direction, rest: &[u8]) -> Step {
         let cursor = self.cursor_mut(direction);
         let dropped = cursor.take_out(rest.len());
-        match cursor.finished() {
-            Then::Nothing => {}
-            then => self.end_frame(direction, then),
-        }
+        let then = cursor.finished();
+        self.end_frame(direction, then);
         Step::Drop(dropped)
     }
 
@@ -152,12 +182,13 @@ impl Http2 {
             && self.upstream.begun
             && !self.upstream.ended
             && self.upstream.is_between_blocks()
-            && (self.farewell.is_due(self.streams.highest()) || self.refusal.is_due())
+            && (self.farewell.is_due(self.streams.highest(), self.last_stream())
+                || self.refusal.is_due())
     }
 
     pub(super) fn speak(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
-        self.farewell.say(self.streams.highest(), &mut out);
+        self.farewell.say(self.streams.highest(), self.last_stream(), &mut out);
         self.refusal.say(&mut out);
         out
     }

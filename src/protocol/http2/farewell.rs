@@ -24,7 +24,7 @@ pub(super) struct Farewell {
     wanted: bool,
     /// Our PING is on its way, and its ACK must not reach the application, however late.
     ping_is_out: bool,
-    /// Nothing is waited for any more before the final GOAWAY.
+    /// The PING is not waited for any more before the final GOAWAY.
     settled: bool,
     /// The lowest last stream that the client was told by anyone; it must never be told a higher one.
     announced: u32,
@@ -50,7 +50,7 @@ impl Farewell {
         self.wanted = false;
     }
 
-    /// Waits for nothing before the final GOAWAY.
+    /// Waits for no PING before the final GOAWAY.
     pub(super) fn settle(&mut self) {
         self.settled = true;
     }
@@ -100,25 +100,30 @@ impl Farewell {
         (self.is_said() && last > self.announced).then_some(self.announced)
     }
 
-    /// Whether there is something to say now. `highest` is the highest stream seen from the client.
-    pub(super) fn is_due(&self, highest: u32) -> bool {
-        self.wanted && !self.is_final(highest) && (self.stage == Stage::Unsaid || self.settled)
+    /// Whether there is something to say now. `highest` is the highest stream seen from the client,
+    /// and `last` the same where it can be the last one.
+    pub(super) fn is_due(&self, highest: u32, last: Option<u32>) -> bool {
+        let may_end = self.settled && last.is_some();
+        self.wanted && !self.is_final(highest) && (self.stage == Stage::Unsaid || may_end)
     }
 
     /// Says it.
-    pub(super) fn say(&mut self, highest: u32, out: &mut Vec<u8>) {
-        if !self.is_due(highest) {
+    pub(super) fn say(&mut self, highest: u32, last: Option<u32>, out: &mut Vec<u8>) {
+        if !self.is_due(highest, last) {
             return;
         }
-        if self.settled {
-            self.announced = self.announced.min(highest);
-            self.stage = Stage::Final;
-            put_goaway(self.announced, out);
-        } else {
-            self.stage = Stage::First;
-            self.ping_is_out = true;
-            put_goaway(self.announced, out);
-            put_ping(self.ping, out);
+        match last {
+            Some(last) if self.settled => {
+                self.announced = self.announced.min(last);
+                self.stage = Stage::Final;
+                put_goaway(self.announced, out);
+            }
+            _ => {
+                self.stage = Stage::First;
+                self.ping_is_out = true;
+                put_goaway(self.announced, out);
+                put_ping(self.ping, out);
+            }
         }
     }
 }

@@ -104,11 +104,12 @@ pub(super) struct Header {
 impl Header {
     pub(super) fn parse(bytes: &[u8; HEADER_BYTES]) -> Self {
         let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = *bytes;
+        let first = u64::from_be_bytes([l0, l1, l2, kind, flags, s0, s1, s2]);
         Header {
-            length_bytes: u32::from_be_bytes([0, l0, l1, l2]),
+            length_bytes: (first >> 40) as u32,
             kind: Kind::from_code(kind),
             flags,
-            stream: stream_id([s0, s1, s2, s3]),
+            stream: (first << 8) as u32 & HIGHEST_STREAM | u32::from(s3),
         }
     }
 
@@ -120,6 +121,11 @@ impl Header {
     pub(super) fn frame_bytes(&self) -> u32 {
         // The length has 24 bits, so this cannot overflow.
         self.length_bytes.saturating_add(HEADER_BYTES as u32)
+    }
+
+    /// What is left of the payload behind the part that has to be seen.
+    pub(super) fn unread_bytes(&self) -> u32 {
+        self.length_bytes - self.prefix_bytes() as u32 // never more than the length
     }
 
     /// How much of the payload has to be seen before the frame can be judged.

@@ -103,29 +103,14 @@ impl Http2 {
 
     /// What becomes of `bytes`, which are what the relay has not yet sent on. Not asked without any.
     pub fn step(&mut self, direction: Direction, bytes: &[u8]) -> Step {
-        let mut at = 0;
-        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
-            if self.surprise.is_none() {
-                if self.farewell.is_awake()
-                    && let Some(edit) = self.edit(direction, rest)
-                {
-                    return if at > 0 {
-                        Step::Pass(at)
-                    } else {
-                        self.carry_out(direction, edit, rest)
-                    };
-                }
-                match self.advance(direction, rest) {
-                    Ok(passed) => at += passed,
-                    Err(surprise) => self.become_opaque(surprise),
-                }
-            } else if at > 0 && self.refusal.is_active() {
-                return Step::Pass(at);
-            } else {
-                return self.blind(direction, bytes);
-            }
+        if self.surprise.is_some() {
+            self.blind(direction, bytes)
+        } else if self.farewell.is_awake() {
+            self.step_awake(direction, bytes)
+        } else {
+            self.watch(direction, bytes);
+            Step::Pass(bytes.len())
         }
-        Step::Pass(bytes.len())
     }
 
     /// A drain has begun: the client is told as soon as it may be.
@@ -138,14 +123,14 @@ impl Http2 {
         self.farewell.end();
     }
 
-    /// The client had long enough to answer the PING: the final GOAWAY no longer waits for it.
+    /// The client had long enough to answer the PING: the final GOAWAY no longer waits for that.
     pub fn ping_overdue(&mut self) {
         if self.farewell.awaits_ping() {
             self.farewell.settle();
         }
     }
 
-    /// The deadline is near: the final GOAWAY is due now, whatever was said before.
+    /// The deadline is near: the final GOAWAY waits for no PING, even if none was sent yet.
     pub fn leave(&mut self) {
         self.farewell.begin();
         self.farewell.settle();

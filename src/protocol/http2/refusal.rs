@@ -1,6 +1,6 @@
-//! Streams that a client opens although it was told the last one, where they can be refused.
+//! Streams that a client opens although it was told the last one: the application never sees them.
 //!
-//! `docs/decisions/http2-streams-after-goaway.md` says when that is, and why only then.
+//! `docs/decisions/http2-last-stream.md` says why they can be refused, and why they must be.
 
 use super::frame::{Header, Kind, put_credit, put_refusal};
 

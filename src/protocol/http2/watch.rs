@@ -1,13 +1,34 @@
 //! What the frames that pass mean. Nothing here changes a byte.
 
-use super::cursor::{Head, Then};
+use super::cursor::Then;
 use super::frame::{Header, Kind, PREFACE};
 use super::streams::Streams;
 use super::{Http2, Surprise};
 use crate::protocol::Direction;
 
 impl Http2 {
+    /// Learns what is to be learned from bytes that all pass.
+    pub(super) fn watch(&mut self, direction: Direction, bytes: &[u8]) {
+        // Two copies of the loop, in each of which the direction is known.
+        match direction {
+            Direction::FromClient => self.watch_one(Direction::FromClient, bytes),
+            Direction::FromUpstream => self.watch_one(Direction::FromUpstream, bytes),
+        }
+    }
+
+    #[inline(always)]
+    fn watch_one(&mut self, direction: Direction, bytes: &[u8]) {
+        let mut passed = 0;
+        while let Some(rest) = bytes.get(passed..).filter(|rest| !rest.is_empty()) {
+            match self.advance(direction, rest) {
+                Ok(more) => passed += more,
+                Err(surprise) => return self.become_opaque(surprise),
+            }
+        }
+    }
+
     /// Moves on by at least one byte and at most one frame; how many bytes that is.
+    #[inline(always)]
     pub(super) fn advance(
         &mut self,
         direction: Direction,
@@ -17,22 +38,25 @@ impl Http2 {
             return self.advance_preface(bytes);
         }
         let cursor = self.cursor_mut(direction);
-        let mut passed = 0;
-        if cursor.is_in_head() {
-            let (taken, head) = cursor.read_head(bytes);
-            passed = taken;
-            match head {
-                Some(head) => self.begin_frame(direction, &head)?,
-                None => return Ok(passed),
-            }
+        if !cursor.is_in_head() {
+            let passed = cursor.skip(bytes.len());
+            let then = cursor.finished();
+            self.end_frame(direction, then);
+            return Ok(passed);
+        }
+        let Some((taken, header)) = cursor.read_head(bytes) else {
+            return Ok(bytes.len());
+        };
+        let then = self.begin_frame(direction, &header)?;
+        let whole = taken + header.unread_bytes() as usize;
+        if whole <= bytes.len() {
+            self.end_frame(direction, then);
+            return Ok(whole);
         }
         let cursor = self.cursor_mut(direction);
-        passed += cursor.skip(bytes.len() - passed);
-        match cursor.finished() {
-            Then::Nothing => {}
-            then => self.end_frame(direction, then),
-        }
-        Ok(passed)
+        cursor.enter(&header, then);
+        cursor.skip(bytes.len() - taken);
+        Ok(bytes.len())
     }
 
     /// From now on bytes are only passed.
@@ -51,10 +75,10 @@ impl Http2 {
         Ok(passed)
     }
 
-    fn begin_frame(&mut self, direction: Direction, head: &Head) -> Result<(), Surprise> {
-        let header = &head.header;
+    #[inline(always)]
+    fn begin_frame(&mut self, direction: Direction, header: &Header) -> Result<Then, Surprise> {
         let ends = self.cursor_mut(direction).check_order(header)?;
-        let then = match header.kind {
+        Ok(match header.kind {
             Kind::Data => {
                 self.streams.data(direction, header.stream)?;
                 ends
@@ -71,7 +95,7 @@ impl Http2 {
                     return Err(Surprise::StreamId);
                 }
                 self.streams.known(header.stream)?;
-                self.streams.promise(head.promised_stream()?)?;
+                self.streams.promise(self.upstream.promised_stream(header)?)?;
                 ends
             }
             Kind::Continuation => ends,
@@ -91,12 +115,10 @@ impl Http2 {
             }
             Kind::Goaway => {
                 expect_stream_zero(header)?;
-                Then::Goaway(head.last_stream()?)
+                Then::Goaway(self.cursor(direction).last_stream(header)?)
             }
             Kind::Priority | Kind::WindowUpdate | Kind::Unknown => ends,
-        };
-        self.cursor_mut(direction).enter(header, then);
-        Ok(())
+        })
     }
 
     pub(super) fn end_frame(&mut self, direction: Direction, then: Then) {

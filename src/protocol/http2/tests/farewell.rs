@@ -221,7 +221,7 @@ fn a_second_drain_says_nothing_twice() {
 #[test]
 fn leaving_skips_what_was_not_said() {
     Script::begun()
-        .client(headers(1, 0))
+        .client(headers(1, END_STREAM))
         .then(|vectors| {
             vectors.begin_drain();
             vectors.take_sent(FromUpstream);

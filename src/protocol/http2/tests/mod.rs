@@ -1,5 +1,6 @@
 mod farewell;
 mod frames;
+mod oracle;
 mod random;
 mod refusal;
 mod script;

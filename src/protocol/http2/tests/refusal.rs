@@ -69,23 +69,42 @@ fn a_farewell_is_not_done_before_its_refusals_are_said() {
 }
 
 #[test]
-fn a_later_stream_is_served_while_trailers_can_follow() {
+fn no_stream_is_the_last_while_trailers_can_follow() {
+    Script::begun()
+        .client(headers(1, 0))
+        .drain()
+        .reaches_client(first_words())
+        .client(answer())
+        .reaches_client([])
+        .client(headers(3, END_STREAM))
+        .reaches_upstream([headers(1, 0), headers(3, END_STREAM)].concat())
+        .open(2)
+        .client([data(1, 0), headers_begun(1, END_STREAM)].concat())
+        .reaches_client([])
+        .client(continuation(1, END_HEADERS))
+        .reaches_client(last_words(3)) // now nothing can follow
+        .client(headers(5, END_STREAM))
+        .reaches_upstream(
+            [data(1, 0), headers_begun(1, END_STREAM), continuation(1, END_HEADERS)].concat(),
+        )
+        .reaches_client(refusal(5))
+        .upstream([headers(3, END_STREAM), headers(1, END_STREAM)].concat())
+        .reaches_client([headers(3, END_STREAM), headers(1, END_STREAM)].concat())
+        .done()
+        .play();
+}
+
+#[test]
+fn a_request_whose_body_never_ends_is_last_when_it_is_reset() {
     Script::begun()
         .client(headers(1, 0))
         .drain()
         .client(answer())
-        .reaches_client([first_words(), last_words(1)].concat())
-        .client(headers(3, END_STREAM))
-        .reaches_upstream([headers(1, 0), headers(3, END_STREAM)].concat())
-        .open(2)
-        .client([data(1, 0), headers(1, END_STREAM)].concat())
-        .reaches_upstream([data(1, 0), headers(1, END_STREAM)].concat())
-        .reaches_client([])
-        .client(headers(5, END_STREAM)) // now nothing can follow
-        .reaches_upstream([])
-        .reaches_client(refusal(5))
-        .upstream([headers(3, END_STREAM), headers(1, END_STREAM)].concat())
-        .reaches_client([headers(3, END_STREAM), headers(1, END_STREAM)].concat())
+        .then(|vectors| vectors.tracker.leave())
+        .reaches_client(first_words())
+        .not_done()
+        .upstream(reset(1))
+        .reaches_client([reset(1), last_words(1)].concat())
         .done()
         .play();
 }
@@ -99,8 +118,10 @@ fn a_header_that_was_under_way_is_served() {
             vectors.begin_drain();
             vectors.tracker.leave();
         })
+        .reaches_client(first_words())
         .client(&request[5..])
         .reaches_upstream(request)
+        .reaches_client(last_words(1))
         .open(1)
         .play();
 }
