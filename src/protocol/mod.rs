@@ -5,6 +5,8 @@
 //! number of bytes. While no drain is under way its only answer is [`Step::Pass`] for all it was
 //! shown: the bytes out are the bytes in. Any surprise makes it opaque for good.
 
+pub mod http2;
+
 /// Which way bytes travel through a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
