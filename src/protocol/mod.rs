@@ -5,6 +5,19 @@
 //! number of bytes. While no drain is under way its only answer is [`Step::Pass`] for all it was
 //! shown: the bytes out are the bytes in. Any surprise makes it opaque for good.
 
+mod class;
+mod events;
+pub mod http1;
+mod surprise;
+pub mod websocket;
+
+#[cfg(test)]
+mod testing;
+
+pub use class::Class;
+pub use events::Events;
+pub use surprise::Surprise;
+
 /// Which way bytes travel through a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
@@ -24,6 +37,7 @@ pub enum Step {
     /// Send these bytes here, then ask again with the same input.
     Insert(Vec<u8>),
     /// Keep what is left and show it again, with what follows it, when more has been read: an
-    /// edit must see a whole head. Only in a drain, and never for more than a bounded number of bytes.
+    /// edit must see a whole head. Only in a drain or where request heads are edited, and never
+    /// for more than a bounded number of bytes.
     Hold,
 }
