@@ -6,9 +6,11 @@
 //! shown: the bytes out are the bytes in. Any surprise makes it opaque for good.
 
 mod class;
+pub mod detect;
 mod events;
 pub mod http1;
 mod surprise;
+mod tracker;
 pub mod websocket;
 
 #[cfg(test)]
@@ -17,6 +19,7 @@ mod testing;
 pub use class::Class;
 pub use events::Events;
 pub use surprise::Surprise;
+pub use tracker::Tracker;
 
 /// Which way bytes travel through a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,6 +1,6 @@
 //! Scripts of bytes, played to a tracker by a relay without sockets, whole and cut everywhere.
 
-use super::{Class, Direction, Events, Step, http1, websocket};
+use super::{Class, Direction, Events, Step, Tracker, http1, websocket};
 use Direction::{FromClient, FromUpstream};
 
 /// What a script asks of a tracker.
@@ -64,6 +64,7 @@ macro_rules! watch_all {
     };
 }
 watch_all!(http1::Tracker);
+watch_all!(Tracker);
 
 impl Watch for websocket::Tracker {
     fn step(&mut self, direction: Direction, bytes: &[u8]) -> Step {
