@@ -3,7 +3,9 @@
 mod drain;
 mod framing;
 mod health;
+mod hyper;
 mod pipelining;
+mod random;
 mod surprises;
 mod switching;
 

@@ -1,6 +1,7 @@
 //! Scripts of frames; each is cut at every offset.
 
 mod leaving;
+mod tungstenite;
 
 use super::{Extensions, Tracker};
 use crate::protocol::testing::{Outcome, Script};
