@@ -180,7 +180,7 @@ impl Script {
         for (number, act) in self.0.iter().enumerate() {
             let Act::Send(_, bytes) = act else { continue };
             // The middle of a very long send tells nothing that its ends do not.
-            let near = bytes.len().min(if bytes.len() > 4096 { 40 } else { 4096 });
+            let near = bytes.len().min(if bytes.len() > 1024 { 24 } else { 1024 });
             for offset in (1..near).chain((bytes.len() - near).max(1)..bytes.len()) {
                 let cut = self
                     .play_cut(tracker(), |at, _| if at == number { vec![offset] } else { vec![] });
