@@ -113,7 +113,8 @@ impl Sidecar {
     pub async fn serve(mut self, application: impl Future<Output = ()>) -> Result<Proxy, Failure> {
         let reporter = self.reporter()?;
         tokio::spawn(self.drain.clone().run());
-        tokio::spawn(see_out(self.drain.clone(), self.serving.table.clone()));
+        let budgets = self.settings.budgets.clone();
+        tokio::spawn(see_out(self.drain.clone(), self.serving.table.clone(), budgets));
         tokio::spawn(self.view.history.clone().record(self.drain.clone()));
         let final_report = reporter.map(|reporter| self.report(reporter));
         let admin_addr = self.admin.local_addr();
@@ -247,7 +248,9 @@ impl Proxy {
     /// Says goodbye: the final report, the last answers, the line in the termination log.
     pub async fn farewell(&mut self) -> Exit {
         let state = self.drain.state();
-        // Those that were reset at the deadline still want to log how they ended.
+        // What does not block (idle connections, health checks) learns by a FIN that we go; those
+        // that were reset at the deadline still want to log how they ended.
+        self.table.order_all(Order::Close);
         let gone = async {
             while self.drain.blocking() > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;

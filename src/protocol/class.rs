@@ -13,6 +13,11 @@ pub enum Class {
     WebSocket,
     /// A tunnel after CONNECT, or another protocol after a 101.
     Upgraded,
+    /// HTTP/2, with so many streams open.
+    Http2 {
+        /// Streams that have begun and not ended.
+        open_streams: u32,
+    },
     /// Not looked at.
     Tcp,
     /// Not understood, and passed on untouched for good.
@@ -29,8 +34,33 @@ impl Class {
             Class::HealthCheck => "healthCheck",
             Class::WebSocket => "websocket",
             Class::Upgraded => "upgraded",
+            Class::Http2 { .. } => "http2",
             Class::Tcp => "tcp",
             Class::Opaque(_) => "opaque",
+        }
+    }
+
+    /// Every class's name, for counting.
+    pub const NAMES: [&'static str; 8] =
+        ["http", "idle", "healthCheck", "websocket", "upgraded", "http2", "tcp", "opaque"];
+
+    /// Why it does not keep a drain from ending, if it does not.
+    #[must_use]
+    pub fn excluded(self) -> Option<&'static str> {
+        match self {
+            Class::Idle => Some("between two requests; closed soon in a drain"),
+            Class::HealthCheck => Some("only checks our health"),
+            Class::Http2 { open_streams: 0 } => Some("has no open stream; closed soon in a drain"),
+            _ => None,
+        }
+    }
+
+    /// What surprised, if it is opaque for that.
+    #[must_use]
+    pub fn surprise(self) -> Option<Surprise> {
+        match self {
+            Class::Opaque(surprise) => Some(surprise),
+            _ => None,
         }
     }
 }

@@ -1,5 +1,7 @@
 use std::fmt;
 
+use super::http2;
+
 /// Why a tracker stopped understanding a connection.
 ///
 /// Each is either malformed, or something that two readers may honestly read in two ways: being
@@ -57,6 +59,8 @@ pub enum Surprise {
     FrameSequence,
     /// A WebSocket frame whose length is not a number of 63 bits.
     FrameLength,
+    /// Something that HTTP/2 does not have.
+    Http2(http2::Surprise),
 }
 
 impl Surprise {
@@ -89,6 +93,7 @@ impl Surprise {
             Surprise::ControlFrame => "controlFrame",
             Surprise::FrameSequence => "frameSequence",
             Surprise::FrameLength => "frameLength",
+            Surprise::Http2(surprise) => surprise.name(),
         }
     }
 }

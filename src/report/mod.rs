@@ -21,4 +21,4 @@ pub use feed::{Delivery, Feed, FinalReport};
 pub use identity::identity;
 pub use reporter::Reporter;
 pub use settings::{Args, Error, Settings, parse_url};
-pub use snapshot::{Source, wall_clock};
+pub use snapshot::Source;
