@@ -138,6 +138,23 @@ fn a_client_that_has_closed_its_half_is_not_waited_for() {
 }
 
 #[test]
+fn a_client_that_has_gone_inside_a_head_begins_nothing() {
+    told()
+        .client(&answer()[..7])
+        .then(|vectors| vectors.end(FromClient))
+        .reaches_client(last_words(0))
+        .done()
+        .play();
+    Script::begun()
+        .client(&headers(1, 0)[..7])
+        .drain()
+        .then(|vectors| vectors.end(FromClient))
+        .reaches_client([first_words(), last_words(0)].concat())
+        .done()
+        .play();
+}
+
+#[test]
 fn nothing_follows_the_end_of_the_upstream() {
     Script::begun().then(|vectors| vectors.end(FromUpstream)).drain().reaches_client([]).play();
 }
