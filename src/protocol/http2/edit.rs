@@ -145,8 +145,8 @@ impl Http2 {
                 self.client.enter_dropping(&header, header.frame_bytes(), Then::Nothing);
             }
             Edit::Clamp(header, head, instead) => {
-                let then = Then::Goaway(goaway_last(&head));
-                self.upstream.enter_dropping(&header, GOAWAY_BYTES as u32, then);
+                // It says no more than the client has heard, so no stream ends by it.
+                self.upstream.enter_dropping(&header, GOAWAY_BYTES as u32, Then::Nothing);
                 return Step::Insert(goaway_with(&head, instead));
             }
         }
