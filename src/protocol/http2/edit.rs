@@ -103,7 +103,8 @@ impl Http2 {
     /// it can do without the later ones, although their compression state is shared. While a
     /// request is being sent, its trailers may come.
     fn last_stream(&self) -> Option<u32> {
-        let more_may_come = self.streams.client_is_sending() || self.client.is_in_cut_head();
+        let cut_head = self.client.is_in_cut_head() && !self.client.ended;
+        let more_may_come = self.streams.client_is_sending() || cut_head;
         (!more_may_come).then(|| self.streams.highest())
     }
 
@@ -144,8 +145,8 @@ impl Http2 {
                 self.client.enter_dropping(&header, header.frame_bytes(), Then::Nothing);
             }
             Edit::Clamp(header, head, instead) => {
-                let then = Then::Goaway(goaway_last(&head));
-                self.upstream.enter_dropping(&header, GOAWAY_BYTES as u32, then);
+                // It says no more than the client has heard, so no stream ends by it.
+                self.upstream.enter_dropping(&header, GOAWAY_BYTES as u32, Then::Nothing);
                 return Step::Insert(goaway_with(&head, instead));
             }
         }

@@ -1,7 +1,7 @@
 //! The client is told that we leave, in two phases, and nothing that was begun is lost.
 
-use super::super::Http2;
-use super::super::frame::HIGHEST_STREAM;
+use super::super::frame::{HIGHEST_STREAM, Kind};
+use super::super::{Http2, Surprise};
 use super::frames::*;
 use super::script::Script;
 use crate::protocol::Direction::{FromClient, FromUpstream};
@@ -138,6 +138,23 @@ fn a_client_that_has_closed_its_half_is_not_waited_for() {
 }
 
 #[test]
+fn a_client_that_has_gone_inside_a_head_begins_nothing() {
+    told()
+        .client(&answer()[..7])
+        .then(|vectors| vectors.end(FromClient))
+        .reaches_client(last_words(0))
+        .done()
+        .play();
+    Script::begun()
+        .client(&headers(1, 0)[..7])
+        .drain()
+        .then(|vectors| vectors.end(FromClient))
+        .reaches_client([first_words(), last_words(0)].concat())
+        .done()
+        .play();
+}
+
+#[test]
 fn nothing_follows_the_end_of_the_upstream() {
     Script::begun().then(|vectors| vectors.end(FromUpstream)).drain().reaches_client([]).play();
 }
@@ -162,6 +179,12 @@ fn a_frame_that_was_under_way_when_the_ping_left_is_no_answer() {
         .reaches_upstream(answer())
         .not_done()
         .play();
+}
+
+#[test]
+fn a_ping_of_a_wrong_size_is_no_answer() {
+    let wrong = frame(Kind::Ping, ACK, 0, b"farewell!");
+    told().client(wrong.clone()).opaque(Surprise::FrameSize).reaches_upstream(wrong).play();
 }
 
 #[test]
