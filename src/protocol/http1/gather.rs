@@ -41,6 +41,11 @@ impl Gather {
         !self.passed.is_empty()
     }
 
+    /// Whether a part of a head has been read, passed on or held back.
+    pub(super) fn has_part(&self) -> bool {
+        self.is_begun() || self.held_bytes > 0
+    }
+
     /// Room that is taken for a cut head.
     #[cfg(test)]
     pub(super) fn kept_bytes(&self) -> usize {
