@@ -174,6 +174,20 @@ fn the_farewell_does_not_wait_for_a_declined_body() {
     let outcome = play(&Script::new().client(expect).drain().upstream(declined).client("ab"));
     assert!(outcome.last().farewell_done);
     assert_eq!(outcome.upstream_read(), expect);
+    // Nor does what the client sends meanwhile disturb it.
+    let (head, body) = ("HTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\n", "no");
+    let script = Script::new().client(expect).drain().upstream(head).client("ab").upstream(body);
+    let outcome = play(&script);
+    assert!(outcome.last().farewell_done);
+    assert_eq!(outcome.upstream_read(), expect);
+}
+
+#[test]
+fn undrain_after_a_request_was_kept_back_lets_no_later_one_pass() {
+    let script = Script::new().client(GET).drain().upstream(OK_CLOSE).client("GE").undrain();
+    let outcome = play(&script.client("T / HTTP/1.1\r\n\r\n"));
+    assert_eq!(outcome.upstream_read(), GET);
+    assert_eq!(outcome.last().events.refused, 1);
 }
 
 #[test]
