@@ -5,6 +5,9 @@ use super::detect::{Decision, Detector};
 use super::{Class, Direction, Events, Step, Surprise, http1, http2, websocket};
 
 /// The tracker of one connection, whatever it speaks.
+///
+/// Behind [`Tracker::Auto`], a first request whose very first word was cut is not edited to name
+/// the client: those bytes have passed.
 #[derive(Debug)]
 pub enum Tracker {
     /// Looks at nothing.

@@ -3,6 +3,21 @@
 use httparse::Header;
 
 use super::Surprise;
+use crate::protocol::websocket::Extensions;
+
+/// The version of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    Http10,
+    Http11,
+}
+
+impl Version {
+    /// From what the parser calls it: the digit after the dot, which it lets be 0 or 1.
+    pub(super) fn of(minor: Option<u8>) -> Version {
+        if minor == Some(0) { Version::Http10 } else { Version::Http11 }
+    }
+}
 
 /// What a Transfer-Encoding adds up to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,7 +39,7 @@ pub(super) struct Fields<'head> {
     pub(super) close: bool,
     pub(super) keep_alive: bool,
     pub(super) expects_continue: bool,
-    pub(super) extensions: bool,
+    pub(super) extensions: Extensions,
     pub(super) user_agent: Option<&'head [u8]>,
     upgrade_option: bool,
     names_protocol: bool,
@@ -53,7 +68,9 @@ impl<'head> Fields<'head> {
             10 if is("user-agent") => self.user_agent = Some(value),
             14 if is("content-length") => return self.content_length(value),
             17 if is("transfer-encoding") => return self.transfer_encoding(value),
-            24 if is("sec-websocket-extensions") => self.extensions |= !value.is_empty(),
+            24 if is("sec-websocket-extensions") && !value.is_empty() => {
+                self.extensions = Extensions::Negotiated
+            }
             _ => {}
         }
         Ok(())
@@ -63,8 +80,8 @@ impl<'head> Fields<'head> {
     ///
     /// # Source
     /// RFC 9112 §9.3.
-    pub(super) fn persists(&self, is_http10: bool) -> bool {
-        !self.close && (self.keep_alive || !is_http10)
+    pub(super) fn persists(&self, version: Version) -> bool {
+        !self.close && (self.keep_alive || version == Version::Http11)
     }
 
     /// Whether the message names protocols in an Upgrade field which Connection owns up to.

@@ -10,10 +10,10 @@ use super::head::Parsed;
 /// A head may be this long; a longer one makes the connection opaque.
 ///
 /// # Source
-/// nginx takes 32 KiB by default, Envoy 60, HAProxy 16, Node 16, AWS's balancers 60 to 64.
+/// By default Node and HAProxy take 16 KiB, nginx 32, Envoy 60; AWS's balancer passes up to 64.
 pub const HEAD_LIMIT_BYTES: usize = 64 * 1024;
 
-/// What its first bytes tell of a head, these tell.
+/// What a head's first bytes tell is told by so many: a method and its space, or a version.
 const START_BYTES: usize = 64;
 
 /// How to read one kind of head.
@@ -39,6 +39,11 @@ impl Gather {
     /// Whether a part of a head has been passed on.
     pub(super) fn is_begun(&self) -> bool {
         !self.passed.is_empty()
+    }
+
+    /// Whether a part of a head has been read, passed on or held back.
+    pub(super) fn has_part(&self) -> bool {
+        self.is_begun() || self.held_bytes > 0
     }
 
     /// Room that is taken for a cut head.

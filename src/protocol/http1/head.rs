@@ -9,14 +9,15 @@ use httparse::{Header, ParserConfig, Status};
 
 use super::body::{Body, Chunked};
 use super::exchange::Asked;
-use super::fields::{Coding, Fields};
+use super::fields::{Coding, Fields, Version};
 use super::{HealthChecks, Surprise};
+use crate::protocol::websocket::Extensions;
 
 /// Fields that one head may have; more make the connection opaque.
 ///
 /// # Source
-/// hyper and Envoy stop at 100, Apache at 100, Tomcat and Node at none but bytes; room on the stack is all
-/// that it costs.
+/// hyper, Envoy, Apache and Tomcat stop at 100 by default: what one of them would take must not
+/// surprise us. It costs 8 KiB of stack, not written to beyond the fields that are there.
 pub const FIELD_LIMIT: usize = 256;
 
 /// A method is a token; none that is registered has more than 17 letters (UPDATEREDIRECTREF).
@@ -51,8 +52,8 @@ pub(super) enum Switch {
     No,
     /// Anything.
     Other,
-    /// WebSocket, without or with extensions.
-    WebSocket { extensions: bool },
+    /// WebSocket, with what the handshake agreed on.
+    WebSocket(Extensions),
 }
 
 /// A whole head and its length, or `None` when it goes on after these bytes.
@@ -75,9 +76,9 @@ pub(super) fn request(bytes: &[u8], health_checks: &HealthChecks) -> Parsed<Requ
     }
     check_lines(bytes, length, request.headers)?;
     let fields = Fields::read(request.headers)?;
-    let is_http10 = request.version == Some(0);
-    let asked = asked(method, &fields, is_http10);
-    let body = request_body(&fields, is_http10)?;
+    let version = Version::of(request.version);
+    let asked = asked(method, &fields, version);
+    let body = request_body(&fields, version)?;
     if body.is_some() && asked.has(Asked::CONNECT) {
         return Err(Surprise::ConnectBody);
     }
@@ -90,16 +91,16 @@ pub(super) fn request(bytes: &[u8], health_checks: &HealthChecks) -> Parsed<Requ
     Ok(Some((head, length)))
 }
 
-fn asked(method: &str, fields: &Fields, is_http10: bool) -> Asked {
+fn asked(method: &str, fields: &Fields, version: Version) -> Asked {
     let mut asked = match method {
         "HEAD" => Asked::HEAD,
         "CONNECT" => Asked::CONNECT,
         _ => Asked::default(),
     };
-    if !fields.persists(is_http10) {
+    if !fields.persists(version) {
         asked = asked.with(Asked::CLOSE);
     }
-    if fields.upgrades() && !is_http10 {
+    if fields.upgrades() && version == Version::Http11 {
         asked = asked.with(Asked::UPGRADE);
         if fields.upgrades_to_websocket() {
             asked = asked.with(Asked::WEBSOCKET);
@@ -108,8 +109,8 @@ fn asked(method: &str, fields: &Fields, is_http10: bool) -> Asked {
     asked
 }
 
-fn request_body(fields: &Fields, is_http10: bool) -> Result<Option<Body>, Surprise> {
-    match coding(fields, is_http10)? {
+fn request_body(fields: &Fields, version: Version) -> Result<Option<Body>, Surprise> {
+    match coding(fields, version)? {
         Coding::Chunked => Ok(Some(Body::Chunked(Chunked::new()))), // 4
         Coding::Other => Err(Surprise::UnknownCoding),              // 4
         Coding::None => Ok(length(fields.length.unwrap_or(0))),     // 6, 7
@@ -133,11 +134,11 @@ pub(super) fn response(bytes: &[u8], asked: Asked) -> Parsed<Response> {
     check_lines(bytes, length, response.headers)?;
     let status = response.code.unwrap_or_default();
     let fields = Fields::read(response.headers)?;
-    let is_http10 = response.version == Some(0);
+    let version = Version::of(response.version);
     let switch = switch(status, asked, &fields)?;
     let body =
-        if switch == Switch::No { response_body(status, asked, &fields, is_http10)? } else { None };
-    let persists = fields.persists(is_http10) && !matches!(body, Some(Body::UntilClose));
+        if switch == Switch::No { response_body(status, asked, &fields, version)? } else { None };
+    let persists = fields.persists(version) && !matches!(body, Some(Body::UntilClose));
     let head = Response { status, body, persists, switch };
     Ok(Some((head, length)))
 }
@@ -146,8 +147,7 @@ fn switch(status: u16, asked: Asked, fields: &Fields) -> Result<Switch, Surprise
     match status {
         101 if !asked.has(Asked::UPGRADE) => Err(Surprise::UnaskedUpgrade),
         101 if asked.has(Asked::WEBSOCKET) && fields.upgrades_to_websocket() => {
-            let extensions = fields.extensions;
-            Ok(Switch::WebSocket { extensions })
+            Ok(Switch::WebSocket(fields.extensions))
         }
         101 => Ok(Switch::Other),
         200..=299 if asked.has(Asked::CONNECT) => Ok(Switch::Other), // 2
@@ -160,12 +160,12 @@ fn response_body(
     status: u16,
     asked: Asked,
     fields: &Fields,
-    is_http10: bool,
+    version: Version,
 ) -> Result<Option<Body>, Surprise> {
     if asked.has(Asked::HEAD) || matches!(status, 100..=199 | 204 | 304) {
         return Ok(None); // 1
     }
-    match (coding(fields, is_http10)?, fields.length) {
+    match (coding(fields, version)?, fields.length) {
         (Coding::Chunked, _) => Ok(Some(Body::Chunked(Chunked::new()))), // 4
         (Coding::Other, _) | (Coding::None, None) => Ok(Some(Body::UntilClose)), // 4, 8
         (Coding::None, Some(bytes)) => Ok(length(bytes)),                // 6
@@ -173,11 +173,11 @@ fn response_body(
 }
 
 /// A message with both fields may be read in two ways, and so may a coding in HTTP/1.0 (3, and §6.1).
-fn coding(fields: &Fields, is_http10: bool) -> Result<Coding, Surprise> {
+fn coding(fields: &Fields, version: Version) -> Result<Coding, Surprise> {
     match (fields.coding, fields.length) {
         (Coding::None, _) => Ok(Coding::None),
         (_, Some(_)) => Err(Surprise::LengthAndCoding),
-        _ if is_http10 => Err(Surprise::CodingInHttp10),
+        _ if version == Version::Http10 => Err(Surprise::CodingInHttp10),
         (coding, None) => Ok(coding),
     }
 }

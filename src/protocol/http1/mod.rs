@@ -146,6 +146,19 @@ enum Took {
     Alone,
 }
 
+/// What stands before a part within the bytes of one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    Parts,
+}
+
+impl Before {
+    fn of(passed: usize) -> Before {
+        if passed == 0 { Before::Nothing } else { Before::Parts }
+    }
+}
+
 impl Tracker {
     /// A tracker for a connection that this client has just opened.
     #[must_use]
@@ -199,8 +212,10 @@ impl Tracker {
                     Step::Pass(count) => Ok(Took::Bytes(count)),
                     step => return step,
                 },
-                (Mode::Http, Direction::FromClient) => self.request_bytes(rest, passed > 0),
-                (Mode::Http, Direction::FromUpstream) => self.response_bytes(rest, passed > 0),
+                (Mode::Http, Direction::FromClient) => self.request_bytes(rest, Before::of(passed)),
+                (Mode::Http, Direction::FromUpstream) => {
+                    self.response_bytes(rest, Before::of(passed))
+                }
             };
             match took {
                 Ok(Took::Bytes(count)) => passed += count,
@@ -331,9 +346,9 @@ impl Tracker {
         self.responses.gather.clear();
     }
 
-    /// Whether a part of a head has passed in either direction.
+    /// Whether a part of a head has been read in either direction.
     fn has_half_head(&self) -> bool {
-        self.requests.gather.is_begun() || self.responses.gather.is_begun()
+        self.requests.gather.has_part() || self.responses.gather.has_part()
     }
 
     /// Whether a request or a response is owed or being sent.
@@ -353,7 +368,7 @@ impl Tracker {
         if self.ending == Ending::Open {
             self.ending = Ending::Sealed;
         }
-        let is_begun = self.requests.gather.is_begun();
+        let is_begun = self.requests.gather.has_part();
         if matches!(self.requests.reading, Reading::Head) && !is_begun {
             self.requests.reading = Reading::Ended;
         }

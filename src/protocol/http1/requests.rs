@@ -4,17 +4,13 @@ use super::exchange::Asked;
 use super::forward::forwarding_head;
 use super::gather::Grammar;
 use super::head::{self, Parsed, Request};
-use super::{Ending, Health, Reading, Step, Surprise, Took, Tracker};
+use super::{Before, Ending, Health, Reading, Step, Surprise, Took, Tracker};
 
 impl Tracker {
     /// Takes the next part of what the client sent; other parts may stand before it.
-    pub(super) fn request_bytes(
-        &mut self,
-        bytes: &[u8],
-        has_before: bool,
-    ) -> Result<Took, Surprise> {
+    pub(super) fn request_bytes(&mut self, bytes: &[u8], before: Before) -> Result<Took, Surprise> {
         match &mut self.requests.reading {
-            Reading::Head => self.request_head(bytes, has_before),
+            Reading::Head => self.request_head(bytes, before),
             Reading::Body(body) => {
                 let advance = body.advance(bytes)?;
                 self.requests.awaits_continue = false;
@@ -25,17 +21,17 @@ impl Tracker {
             }
             Reading::MightSwitch => Err(Surprise::EarlyBytes),
             Reading::Declined => Err(Surprise::DeclinedBody),
-            Reading::Ended => Ok(self.refuse(bytes, has_before)),
+            Reading::Ended => Ok(self.refuse(bytes, before)),
         }
     }
 
-    fn request_head(&mut self, bytes: &[u8], has_before: bool) -> Result<Took, Surprise> {
+    fn request_head(&mut self, bytes: &[u8], before: Before) -> Result<Took, Surprise> {
         if !self.requests.gather.is_begun() {
             if let Some(skipped) = self.skip_empty_line(bytes)? {
                 return Ok(Took::Bytes(skipped));
             }
             if let Some(forwarding) = self.options.forwarding {
-                if has_before {
+                if before == Before::Parts {
                     return Ok(Took::Alone);
                 }
                 let Some((request, length)) = self.peek_request_head(bytes)? else {
@@ -132,11 +128,11 @@ impl Tracker {
 
     /// Bytes after the last request: a drain keeps them from the upstream, which would take them
     /// for a request that nobody answers.
-    fn refuse(&mut self, bytes: &[u8], has_before: bool) -> Took {
+    fn refuse(&mut self, bytes: &[u8], before: Before) -> Took {
         if self.drain.is_none() {
             return Took::Bytes(bytes.len());
         }
-        if has_before {
+        if before == Before::Parts {
             return Took::Alone;
         }
         self.is_committed = true;

@@ -4,14 +4,14 @@ use super::exchange::Asked;
 use super::farewell::closing_head;
 use super::gather::Grammar;
 use super::head::{self, Response, Switch};
-use super::{Ending, Mode, Reading, Step, Surprise, Took, Tracker, websocket};
+use super::{Before, Ending, Mode, Reading, Step, Surprise, Took, Tracker, websocket};
 
 impl Tracker {
     /// Takes the next part of what the upstream sent; other parts may stand before it.
     pub(super) fn response_bytes(
         &mut self,
         bytes: &[u8],
-        has_before: bool,
+        before: Before,
     ) -> Result<Took, Surprise> {
         match &mut self.responses.reading {
             Reading::Body(body) => {
@@ -22,11 +22,11 @@ impl Tracker {
                 Ok(Took::Bytes(advance.used))
             }
             Reading::Ended => Ok(Took::Bytes(bytes.len())),
-            _ => self.response_head(bytes, has_before),
+            _ => self.response_head(bytes, before),
         }
     }
 
-    fn response_head(&mut self, bytes: &[u8], has_before: bool) -> Result<Took, Surprise> {
+    fn response_head(&mut self, bytes: &[u8], before: Before) -> Result<Took, Surprise> {
         let asked = self.outstanding.oldest().ok_or(Surprise::UnaskedResponse)?;
         let grammar = Grammar {
             parse: |bytes: &[u8]| head::response(bytes, asked),
@@ -40,7 +40,7 @@ impl Tracker {
             self.begin_response(&response, asked)?;
             return Ok(Took::Bytes(used));
         }
-        if has_before {
+        if before == Before::Parts {
             return Ok(Took::Alone);
         }
         let Some((response, length)) = gather.peek(bytes, &grammar)? else {
@@ -63,7 +63,7 @@ impl Tracker {
             return None;
         }
         let ends_anyway = !response.persists || asked.has(Asked::CLOSE);
-        let is_last = self.outstanding.count() == 1 && !self.requests.gather.is_begun();
+        let is_last = self.outstanding.count() == 1 && !self.requests.gather.has_part();
         if !is_last && !ends_anyway {
             self.patience = self.patience.saturating_sub(1);
             if self.patience == 0 {
@@ -135,8 +135,8 @@ impl Tracker {
         self.events.response_ended(response.status);
         self.outstanding.clear();
         self.mode = match response.switch {
-            Switch::WebSocket { extensions } => {
-                Mode::WebSocket(Box::new(websocket::Tracker::new(extensions.into())))
+            Switch::WebSocket(extensions) => {
+                Mode::WebSocket(Box::new(websocket::Tracker::new(extensions)))
             }
             _ => Mode::Upgraded,
         };

@@ -3,6 +3,7 @@
 //! # Source
 //! RFC 6455 §5.2 (layout), §5.4 (fragments), §5.5 (control frames).
 
+use super::Extensions;
 use crate::protocol::Surprise;
 
 /// The longest header: two bytes, eight of length, four of mask.
@@ -62,8 +63,8 @@ impl Header {
     /// with extensions that use the first reserved bit or without.
     pub(super) fn check(&self, expected: &Expected) -> Result<(), Surprise> {
         // Only one bit is used by a registered extension (RFC 7692); never by control frames.
-        let may_reserve = expected.may_extend && !self.is_control();
-        let allowed_bits = if may_reserve { 0x40 } else { 0 };
+        let is_extended = expected.extensions == Extensions::Negotiated && !self.is_control();
+        let allowed_bits = if is_extended { 0x40 } else { 0 };
         match self.opcode {
             _ if self.reserved_bits & !allowed_bits != 0 => Err(Surprise::ReservedFrame),
             _ if self.is_masked != expected.is_masked => Err(Surprise::FrameMask),
@@ -85,5 +86,5 @@ impl Header {
 pub(super) struct Expected {
     pub(super) is_masked: bool,
     pub(super) is_within: bool,
-    pub(super) may_extend: bool,
+    pub(super) extensions: Extensions,
 }

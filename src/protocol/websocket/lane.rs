@@ -1,7 +1,8 @@
 //! One direction of a WebSocket: where its frames end, and whether its Close has passed.
 
+use super::Extensions;
 use super::frame::{CLOSE, Expected, HEADER_LIMIT_BYTES, Header};
-use crate::protocol::Surprise;
+use crate::protocol::{Direction, Surprise};
 
 /// How far to walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +26,11 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(is_masked: bool) -> Lane {
+    pub(super) fn new(from: Direction) -> Lane {
         Lane {
             header: [0; HEADER_LIMIT_BYTES],
             header_bytes: 0,
-            is_masked,
+            is_masked: from == Direction::FromClient,
             is_within: false,
             in_close: false,
             is_closed: false,
@@ -52,7 +53,7 @@ impl Lane {
         &mut self,
         bytes: &[u8],
         until: Until,
-        may_extend: bool,
+        extensions: Extensions,
     ) -> Result<usize, Surprise> {
         let mut walked = 0;
         while let Some(rest) = bytes.get(walked..).filter(|rest| !rest.is_empty()) {
@@ -65,7 +66,7 @@ impl Lane {
                 self.payload_left -= used as u64;
                 used
             } else {
-                self.header(rest, may_extend)?
+                self.header(rest, extensions)?
             };
             if self.is_boundary() {
                 self.is_closed = self.in_close;
@@ -78,11 +79,11 @@ impl Lane {
     }
 
     /// Reads on in a header: how many of the bytes belong to it.
-    fn header(&mut self, bytes: &[u8], may_extend: bool) -> Result<usize, Surprise> {
+    fn header(&mut self, bytes: &[u8], extensions: Extensions) -> Result<usize, Surprise> {
         if self.header_bytes == 0
             && let Some(header) = Header::read(bytes)
         {
-            self.begin(&header, may_extend)?;
+            self.begin(&header, extensions)?;
             return Ok(header.length);
         }
         let before = usize::from(self.header_bytes);
@@ -98,15 +99,15 @@ impl Lane {
             return Ok(copied);
         };
         self.header_bytes = 0;
-        self.begin(&header, may_extend)?;
+        self.begin(&header, extensions)?;
         Ok(header.length.saturating_sub(before))
     }
 
-    fn begin(&mut self, header: &Header, may_extend: bool) -> Result<(), Surprise> {
+    fn begin(&mut self, header: &Header, extensions: Extensions) -> Result<(), Surprise> {
         header.check(&Expected {
             is_masked: self.is_masked,
             is_within: self.is_within,
-            may_extend,
+            extensions,
         })?;
         self.payload_left = header.payload;
         self.in_close = header.opcode == CLOSE;

@@ -17,18 +17,13 @@ use super::{Class, Direction, Step, Surprise};
 pub use self::farewell::{Farewell, REASON_LIMIT_BYTES};
 
 /// What the opening handshake agreed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Extensions {
     /// Frames as RFC 6455 has them.
+    #[default]
     None,
     /// Frames may use the first reserved bit, as permessage-deflate does.
     Negotiated,
-}
-
-impl From<bool> for Extensions {
-    fn from(negotiated: bool) -> Extensions {
-        if negotiated { Extensions::Negotiated } else { Extensions::None }
-    }
 }
 
 /// The tracker of one WebSocket.
@@ -58,8 +53,8 @@ impl Tracker {
     #[must_use]
     pub fn new(extensions: Extensions) -> Tracker {
         Tracker {
-            client: Lane::new(true),
-            upstream: Lane::new(false),
+            client: Lane::new(Direction::FromClient),
+            upstream: Lane::new(Direction::FromUpstream),
             after_client: Ours::Unsent,
             after_upstream: Ours::Unsent,
             farewell: None,
@@ -91,8 +86,8 @@ impl Tracker {
         if self.surprise.is_some() {
             return bytes.len();
         }
-        let may_extend = self.extensions == Extensions::Negotiated;
-        let walked = self.lane(direction).walk(bytes, until, may_extend);
+        let extensions = self.extensions;
+        let walked = self.lane(direction).walk(bytes, until, extensions);
         walked.unwrap_or_else(|surprise| {
             self.surprise = Some(surprise);
             bytes.len()

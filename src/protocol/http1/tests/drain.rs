@@ -3,7 +3,7 @@ use crate::protocol::Direction::{FromClient, FromUpstream};
 use crate::protocol::http1::{DrainOptions, Forwarding, HEAD_LIMIT_BYTES, Options, PATIENCE};
 use crate::protocol::http1::{service_unavailable, tests::tracker};
 use crate::protocol::testing::{Outcome, Script};
-use crate::protocol::{Class, Surprise};
+use crate::protocol::{Class, Step, Surprise};
 
 /// Plays one exchange in a drain: what the client reads.
 fn answered(response: &str) -> String {
@@ -174,6 +174,20 @@ fn the_farewell_does_not_wait_for_a_declined_body() {
     let outcome = play(&Script::new().client(expect).drain().upstream(declined).client("ab"));
     assert!(outcome.last().farewell_done);
     assert_eq!(outcome.upstream_read(), expect);
+    // Nor does what the client sends meanwhile disturb it.
+    let (head, body) = ("HTTP/1.1 401 No\r\nContent-Length: 2\r\n\r\n", "no");
+    let script = Script::new().client(expect).drain().upstream(head).client("ab").upstream(body);
+    let outcome = play(&script);
+    assert!(outcome.last().farewell_done);
+    assert_eq!(outcome.upstream_read(), expect);
+}
+
+#[test]
+fn undrain_after_a_request_was_kept_back_lets_no_later_one_pass() {
+    let script = Script::new().client(GET).drain().upstream(OK_CLOSE).client("GE").undrain();
+    let outcome = play(&script.client("T / HTTP/1.1\r\n\r\n"));
+    assert_eq!(outcome.upstream_read(), GET);
+    assert_eq!(outcome.last().events.refused, 1);
 }
 
 #[test]
@@ -299,4 +313,32 @@ fn ends_of_the_client_are_not_ends_of_the_exchange() {
     let outcome = play(&script);
     assert_eq!(outcome.client_read(), OK_CLOSE);
     assert!(outcome.last().farewell_done);
+}
+
+#[test]
+fn the_farewell_is_done_when_the_old_head_is_gone() {
+    let empty = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    let mut tracker = tracker();
+    tracker.begin_drain(&DrainOptions::default());
+    assert_eq!(tracker.step(FromClient, GET.as_bytes()), Step::Pass(GET.len()));
+    assert!(matches!(tracker.step(FromUpstream, empty.as_bytes()), Step::Insert(_)));
+    assert!(!tracker.farewell_done() && !tracker.is_safe_point());
+    let (some, rest) = empty.as_bytes().split_at(9);
+    assert_eq!(tracker.step(FromUpstream, some), Step::Drop(9));
+    assert!(!tracker.farewell_done() && !tracker.is_safe_point());
+    assert_eq!(tracker.step(FromUpstream, rest), Step::Drop(rest.len()));
+    assert!(tracker.farewell_done() && tracker.is_safe_point());
+}
+
+#[test]
+fn a_request_head_that_is_held_keeps_the_connection() {
+    let forwarding = Some(Forwarding::Forwarded);
+    let mut tracker = tracker_with(Options { forwarding, ..Options::default() });
+    assert_eq!(tracker.step(FromClient, b"GET / HT"), Step::Hold);
+    assert_eq!(tracker.class(), Class::Http);
+    assert!(!tracker.is_safe_point());
+    assert!(matches!(tracker.step(FromClient, GET.as_bytes()), Step::Insert(_)));
+    assert_eq!(tracker.step(FromClient, GET.as_bytes()), Step::Drop(GET.len()));
+    assert_eq!(tracker.step(FromUpstream, OK.as_bytes()), Step::Pass(OK.len()));
+    assert!(tracker.is_safe_point());
 }

@@ -160,6 +160,18 @@ fn a_declined_body_leaves_the_connection_idle() {
 }
 
 #[test]
+fn a_body_that_did_not_wait_is_a_body() {
+    let declined = "HTTP/1.1 417 No\r\nContent-Length: 0\r\n\r\n";
+    let script = Script::new().client(format!("{EXPECT}a")).upstream(declined).client("b");
+    assert_eq!(play(&script).classes(), ["http", "http", "idle"]);
+    let late = Script::new().client(EXPECT).upstream(OK).client("ab");
+    assert_eq!(play(&late).classes(), ["http", "http", "idle"]);
+    let asked_for = Script::new().client(EXPECT).upstream("HTTP/1.1 100 Continue\r\n\r\n");
+    let outcome = play(&asked_for.upstream(declined).client("ab"));
+    assert_eq!(outcome.classes(), ["http", "http", "http", "idle"]);
+}
+
+#[test]
 fn long_lengths_are_counted() {
     let response = "HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\nabc";
     assert_eq!(exchange(GET, response).classes(), ["http", "http"]);

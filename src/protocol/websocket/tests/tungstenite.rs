@@ -10,10 +10,11 @@ use tungstenite::protocol::frame::{FrameSocket, Utf8Bytes};
 use tungstenite::protocol::{Role, WebSocket};
 
 use super::{client_frame, server_frame, tracker};
-use crate::protocol::Class;
 use crate::protocol::Direction::{FromClient, FromUpstream};
 use crate::protocol::testing::Relay;
+use crate::protocol::websocket::Extensions;
 use crate::protocol::websocket::lane::{Lane, Until};
+use crate::protocol::{Class, Direction};
 
 /// Bytes to read; what is written is nobody's.
 struct Tape(Cursor<Vec<u8>>);
@@ -48,7 +49,7 @@ fn accepts(role: Role, bytes: Vec<u8>) -> bool {
 }
 
 /// Where the frames end, by tungstenite and by our walk.
-fn frame_ends(bytes: &[u8], is_masked: bool) -> (Vec<u64>, Vec<u64>) {
+fn frame_ends(bytes: &[u8], from: Direction) -> (Vec<u64>, Vec<u64>) {
     let mut socket = FrameSocket::new(Cursor::new(bytes.to_vec()));
     let mut theirs = Vec::new();
     let mut end = 0;
@@ -56,11 +57,11 @@ fn frame_ends(bytes: &[u8], is_masked: bool) -> (Vec<u64>, Vec<u64>) {
         end += frame.len() as u64;
         theirs.push(end);
     }
-    let mut lane = Lane::new(is_masked);
+    let mut lane = Lane::new(from);
     let mut ours = Vec::new();
     let mut at = 0;
     while at < bytes.len() {
-        at += lane.walk(&bytes[at..], Until::Boundary, false).expect("frames are valid");
+        at += lane.walk(&bytes[at..], Until::Boundary, Extensions::None).expect("frames are valid");
         ours.push(at as u64);
     }
     (theirs, ours)
@@ -96,9 +97,9 @@ proptest! {
 
     #[test]
     fn frames_end_at_the_same_offsets(payloads in vec(vec(any::<u8>(), 0..400), 0..8)) {
-        for (role, is_masked) in [(Role::Client, true), (Role::Server, false)] {
+        for (role, from) in [(Role::Client, FromClient), (Role::Server, FromUpstream)] {
             let bytes = written(role, &payloads);
-            let (theirs, ours) = frame_ends(&bytes, is_masked);
+            let (theirs, ours) = frame_ends(&bytes, from);
             prop_assert_eq!(theirs.len(), payloads.len());
             prop_assert_eq!(theirs, ours);
         }
