@@ -143,10 +143,7 @@ impl Flow {
         let read = ready!(source.poll_read(cx, buffer.bytes_mut())).map_err(Failure::Reading)?;
         if read == 0 {
             self.source_ended = true;
-            tracker.end(self.direction);
-            // What was held for an edit that never came passes as it is.
-            let held = std::mem::take(&mut self.held);
-            self.put(Buffer::owned(held));
+            self.end(tracker);
             return Poll::Ready(Ok(0));
         }
         // A full buffer says bulk; a read that a small one would have held says it is over.
@@ -174,20 +171,37 @@ impl Flow {
                 Step::Pass(passed) if passed >= read => {
                     self.pending = Some(Pending { buffer, start: 0, end: read });
                 }
-                step => self.edit(tracker, bytes.to_vec(), step),
+                step => {
+                    let output = self.edited(tracker, bytes, step);
+                    self.put(Buffer::owned(output));
+                }
             }
         } else {
             let mut input = std::mem::take(&mut self.held);
             input.extend_from_slice(bytes);
             let step = tracker.step(self.direction, &input);
-            self.edit(tracker, input, step);
+            let output = self.edited(tracker, &input, step);
+            self.put(Buffer::owned(output));
         }
     }
 
-    /// Does what the tracker says with bytes that do not all pass as they are.
-    fn edit(&mut self, tracker: &mut Tracker, input: Vec<u8>, first: Step) {
+    /// The source has ended: what was held for an edit that never came is passed on.
+    fn end(&mut self, tracker: &mut Tracker) {
+        tracker.end(self.direction);
+        let held = std::mem::take(&mut self.held);
+        if held.is_empty() {
+            return;
+        }
+        let step = tracker.step(self.direction, &held);
+        let mut output = self.edited(tracker, &held, step);
+        output.append(&mut self.held);
+        self.put(Buffer::owned(output));
+    }
+
+    /// What the tracker makes of bytes that do not all pass as they are.
+    fn edited(&mut self, tracker: &mut Tracker, input: &[u8], first: Step) -> Vec<u8> {
         let mut output = Vec::with_capacity(input.len());
-        let mut rest = input.as_slice();
+        let mut rest = input;
         let mut step = first;
         loop {
             match step {
@@ -200,15 +214,14 @@ impl Flow {
                 Step::Insert(bytes) => output.extend_from_slice(&bytes),
                 Step::Hold => {
                     self.held = rest.to_vec();
-                    break;
+                    return output;
                 }
             }
             if rest.is_empty() {
-                break;
+                return output;
             }
             step = tracker.step(self.direction, rest);
         }
-        self.put(Buffer::owned(output));
     }
 
     fn put(&mut self, buffer: Buffer) {

@@ -176,6 +176,10 @@ impl<'a> Relay<'a> {
         if class != self.class {
             self.class = class;
             self.observer.class(class);
+            if self.obeyed >= Order::Leave {
+                // It became a WebSocket, or idle, only after it was asked.
+                self.leave();
+            }
         }
     }
 
