@@ -29,7 +29,10 @@ pub async fn see_out(drain: Drain, table: Table, budgets: Vec<Budget>) {
     loop {
         let state = *states.borrow_and_update();
         match (state.phase, state.progress) {
-            (Phase::Serving, _) | (_, None) => table.order_all(Order::Serve),
+            (Phase::Serving, _) | (_, None) => {
+                table.forget_drain();
+                table.order_all(Order::Serve);
+            }
             (Phase::LameDuck | Phase::Draining, Some(progress)) => {
                 table.order_all(Order::Drain);
                 end_budgets(&mut states, &table, &budgets, progress.started).await;

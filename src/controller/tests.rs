@@ -29,6 +29,8 @@ pub fn report(name: &str, sequence: u64, phase: &str) -> Report {
         drain_timeout_seconds: 300.0,
         active_connections: 1,
         drain_blocking_connections: 1,
+        active_requests: 0,
+        active_streams: 0,
         by_class: BTreeMap::new(),
         forced_closes: 0,
         rejected: 0,
