@@ -187,7 +187,10 @@ impl Serving {
 /// process must not leave while the end of an answer is still in its socket's queue.
 async fn acknowledged(client: &Socket, entry: &Entry) {
     let all = async {
-        while options::unacknowledged_bytes(client).is_ok_and(|bytes| bytes > 0) {
+        // A socket that has failed, with a reset for example, counts what it had queued for ever.
+        while options::unacknowledged_bytes(client).is_ok_and(|bytes| bytes > 0)
+            && matches!(client.options().take_error(), Ok(None))
+        {
             tokio::time::sleep(ACKNOWLEDGED_INTERVAL).await;
         }
     };
