@@ -4,4 +4,10 @@
 
 mod support;
 
+mod cli;
 mod drain;
+mod endpoints;
+mod faults;
+mod postgres;
+mod relay;
+mod run;
