@@ -7,7 +7,7 @@
 mod buffers;
 mod control;
 mod flow;
-mod relay;
+mod pair;
 
 pub use control::{Control, Order};
-pub use relay::{End, IdleTimeouts, Relay};
+pub use pair::{End, IdleTimeouts, Relay};
