@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::duration::Span;
 use super::exit::{Exit, Failure};
 use super::proxy;
+use super::settings::Settings;
 use super::sidecar::{Proxy, Sidecar};
 use crate::child::{Child, Forwarded, StopSignal};
 use crate::drain::{Drain, Trigger};
@@ -43,12 +44,22 @@ pub struct Args {
     command: Vec<OsString>,
 }
 
+impl Args {
+    /// The proxy's part, as [`proxy::Args::settings`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn settings(&self) -> Result<Settings, Failure> {
+        self.proxy.settings()
+    }
+}
+
 /// Runs the application behind the proxy to the end of both.
 ///
 /// # Errors
 /// When either can't start.
 pub async fn run(args: Args) -> Result<Exit, Failure> {
-    let settings = args.proxy.settings()?;
+    let settings = args.settings()?;
     if args.proxy.is_check() {
         println!("the configuration is good");
         return Ok(Exit::Done);
