@@ -2,6 +2,14 @@
 //!
 //! One module per capability; `support` starts the program and talks to it.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test is a thread of its own with a real clock: it may sleep between two looks"
+)]
+
 mod support;
 
+mod deploy;
 mod drain;
+mod house;
+mod image;
