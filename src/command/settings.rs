@@ -144,57 +144,52 @@ fn listeners(
             ));
         }
     }
-    plans.iter().filter_map(|plan| listener(plan, &plans, options, problems)).collect()
-}
-
-/// One of the listeners in `plans`.
-fn listener(
-    plan: &ListenerOptions,
-    plans: &[ListenerOptions],
-    options: &Options,
-    problems: &mut Vec<String>,
-) -> Option<(SocketAddr, ListenOptions, ListenerSettings)> {
     let user_timeout = options.tcp_user_timeout.map_or(300 * SECOND, |span| span.0);
     let settle_period = options.settle_period.map_or(SECOND, |span| span.0);
-    let upstream = plan.upstream.clone().or_else(|| options.upstream.clone());
-    let Some(upstream) = upstream else {
-        problems.push(format!(
-            "listener {} has no upstream: give --upstream, for example --upstream \
-             127.0.0.1:3000",
-            plan.listen
-        ));
-        return None;
-    };
-    let protocol = plan.protocol.or(options.protocol).unwrap_or_default();
-    if protocol != Protocol::Tcp {
-        problems.push(format!(
-            "listener {}: protocol {protocol:?} is not there yet: write --protocol tcp, \
-             through which every protocol passes, its connections counted as opaque",
-            plan.listen
-        ));
-    }
-    let or = |own: &Vec<_>, all: &Vec<_>| if own.is_empty() { all } else { own }.clone();
-    let admit = or(&plan.admit, &options.admit);
-    if admit.len() > MAX_ADMITTED {
-        problems.push(format!(
-            "--admit: {} networks are more than the {MAX_ADMITTED} that fit the kernel's \
-             filter: merge them into larger ones",
-            admit.len()
-        ));
-    }
-    let same_port_v4 = plans
+    plans
         .iter()
-        .any(|other| other.listen.port() == plan.listen.port() && other.listen.is_ipv4());
-    let listen_options =
-        ListenOptions { only_v6: plan.listen.is_ipv6() && same_port_v4, user_timeout };
-    let settings = ListenerSettings {
-        upstream: Arc::new(upstream),
-        reject: plan.reject.or(options.reject).unwrap_or_default(),
-        admit,
-        health_check_from: or(&plan.health_check_from, &options.health_check_from),
-        settle_period,
-    };
-    Some((plan.listen, listen_options, settings))
+        .filter_map(|plan| {
+            let upstream = plan.upstream.clone().or_else(|| options.upstream.clone());
+            let Some(upstream) = upstream else {
+                problems.push(format!(
+                    "listener {} has no upstream: give --upstream, for example --upstream \
+                     127.0.0.1:3000",
+                    plan.listen
+                ));
+                return None;
+            };
+            let protocol = plan.protocol.or(options.protocol).unwrap_or_default();
+            if protocol != Protocol::Tcp {
+                problems.push(format!(
+                    "listener {}: protocol {protocol:?} is not there yet: write --protocol tcp, \
+                     through which every protocol passes, its connections counted as opaque",
+                    plan.listen
+                ));
+            }
+            let or = |own: &Vec<_>, all: &Vec<_>| if own.is_empty() { all } else { own }.clone();
+            let admit = or(&plan.admit, &options.admit);
+            if admit.len() > MAX_ADMITTED {
+                problems.push(format!(
+                    "--admit: {} networks are more than the {MAX_ADMITTED} that fit the kernel's \
+                     filter: merge them into larger ones",
+                    admit.len()
+                ));
+            }
+            let same_port_v4 = plans
+                .iter()
+                .any(|other| other.listen.port() == plan.listen.port() && other.listen.is_ipv4());
+            let listen_options =
+                ListenOptions { only_v6: plan.listen.is_ipv6() && same_port_v4, user_timeout };
+            let settings = ListenerSettings {
+                upstream: Arc::new(upstream),
+                reject: plan.reject.or(options.reject).unwrap_or_default(),
+                admit,
+                health_check_from: or(&plan.health_check_from, &options.health_check_from),
+                settle_period,
+            };
+            Some((plan.listen, listen_options, settings))
+        })
+        .collect()
 }
 
 /// Whether two addresses can't be listened on at once. IPv4 and IPv6 never collide, because an
