@@ -10,7 +10,6 @@ use tracing::{info, warn};
 use super::duration::Span;
 use super::exit::{Exit, Failure};
 use super::proxy;
-use super::settings::Settings;
 use super::sidecar::{Proxy, Sidecar};
 use crate::child::{Child, Forwarded, StopSignal};
 use crate::drain::{Drain, Trigger};
@@ -49,7 +48,7 @@ impl Args {
     ///
     /// # Errors
     /// As there.
-    pub fn settings(&self) -> Result<Settings, Failure> {
+    pub fn settings(&self) -> Result<super::settings::Settings, Failure> {
         self.proxy.settings()
     }
 }
