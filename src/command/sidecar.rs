@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -125,10 +126,7 @@ impl Sidecar {
         info!(admin = %admin_addr, control = %control_addr, "endpoints answer");
         application.await;
         let descriptors = options::raise_descriptor_limit();
-        let max_connections = self
-            .settings
-            .max_connections
-            .map_or_else(|| connections_within(descriptors), usize::from);
+        let max_connections = allowed(self.settings.max_connections, descriptors);
         let permits = Arc::new(Semaphore::new(max_connections));
         for (bound, settings, status) in self.listeners {
             let listener = bound.listen().map_err(Failure::unavailable)?;
@@ -185,6 +183,25 @@ impl Sidecar {
         }));
         tokio::spawn(heed(self.drain.clone(), heard));
         final_report
+    }
+}
+
+/// As many connections as were asked for, if there are descriptors for them: a client that is taken
+/// without one left for the application would be lost, and in the kernel's queue it is not.
+fn allowed(asked: Option<NonZeroUsize>, descriptors: u64) -> usize {
+    let allowed = connections_within(descriptors);
+    match asked.map(usize::from) {
+        Some(asked) if asked > allowed => {
+            warn!(
+                asked,
+                allowed,
+                descriptors,
+                "--max-connections is more than the descriptor limit allows: taking what it allows"
+            );
+            allowed
+        }
+        Some(asked) => asked,
+        None => allowed,
     }
 }
 
@@ -245,10 +262,17 @@ impl Proxy {
         self.drain.blocking() == 0 || past_deadline
     }
 
-    /// Says goodbye: the final report, the last answers, the line in the termination log.
-    pub async fn farewell(&mut self) -> Exit {
-        let state = self.drain.state();
-        // Those that were reset at the deadline still want to log how they ended.
+    /// Ends because the application is gone: what is open is reset, and nothing is waited for.
+    pub async fn end_with_the_application(&mut self) {
+        self.drain.trigger(Trigger::Signal);
+        self.table.order_all(Order::Reset);
+        self.emptied().await;
+        self.drain.end();
+        self.farewell().await;
+    }
+
+    /// Waits until those that were told to end at once have logged how they did.
+    async fn emptied(&self) {
         let gone = async {
             while self.drain.blocking() > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -257,6 +281,12 @@ impl Proxy {
         if tokio::time::timeout(FAREWELL_PERIOD, gone).await.is_err() {
             warn!(blocking = self.drain.blocking(), "leaving with connections that did not end");
         }
+    }
+
+    /// Says goodbye: the final report, the last answers, the line in the termination log.
+    pub async fn farewell(&mut self) -> Exit {
+        let state = self.drain.state();
+        self.emptied().await;
         let took = state.progress.map(|progress| progress.started.elapsed()).unwrap_or_default();
         self.metrics.drained(took);
         if let Some(final_report) = &mut self.final_report {
@@ -289,11 +319,6 @@ impl Proxy {
             &format!("ebbtide: ended at once on request, {cut} connections cut"),
         );
         if cut == 0 { Exit::Done } else { Exit::DeadlinePassed }
-    }
-
-    /// Resets every connection, because the application is gone.
-    pub fn reset_all(&self) {
-        self.table.order_all(Order::Reset);
     }
 }
 

@@ -87,6 +87,11 @@ impl Drain {
         undone
     }
 
+    /// Ends the drain under way, because there is nothing left that could be served.
+    pub fn end(&self) {
+        self.apply(|machine, _| machine.end());
+    }
+
     /// The balancer has applied weight zero.
     pub fn acknowledge(&self) {
         self.apply(|machine, _| machine.acknowledge());

@@ -2,15 +2,15 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::io::Read;
+use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::Signal;
 
-use crate::support::{Ebbtide, PATIENCE, http};
+use crate::support::{Ebbtide, connect, echo, exchange, http};
 
 /// The user of the image and of the manifests.
 const USER: &str = "65532";
@@ -182,23 +182,6 @@ fn without_authorities(root: &str) {
     assert_eq!(output.status.code(), Some(64), "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("give --controller-ca FILE"), "{said}");
-}
-
-fn connect(addr: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(addr).expect("a connection");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-    stream
-}
-
-fn exchange(stream: &mut TcpStream, text: &[u8]) {
-    stream.write_all(text).expect("sent");
-    let mut back = vec![0; text.len()];
-    stream.read_exact(&mut back).expect("echoed");
-    assert_eq!(back, text);
-}
-
-fn echo() -> SocketAddr {
-    crate::drain::echo()
 }
 
 /// The one name that the name server knows.

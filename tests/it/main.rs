@@ -9,7 +9,13 @@
 
 mod support;
 
+mod cli;
 mod deploy;
 mod drain;
+mod endpoints;
+mod faults;
 mod house;
 mod image;
+mod postgres;
+mod relay;
+mod run;
