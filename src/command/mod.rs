@@ -1,5 +1,6 @@
 //! The commands: one file each, its flags and its `run`.
 
+mod check;
 mod client;
 mod connections;
 mod controller;
@@ -19,6 +20,7 @@ use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
 
+pub use check::check;
 pub use exit::{Exit, Failure};
 
 use crate::telemetry::{self, LogFormat};

@@ -121,8 +121,8 @@ impl Sidecar {
         let admin_addr = self.admin.local_addr();
         let control_addr = self.control.local_addr();
         let endpoints = vec![
-            self.admin.serve(admin::admin_routes(self.view.clone()).into_handler()),
-            self.control.serve(admin::control_routes(self.view).into_handler()),
+            self.admin.serve(admin::admin_routes(&self.view).into_handler()),
+            self.control.serve(admin::control_routes(&self.view).into_handler()),
         ];
         info!(admin = %admin_addr, control = %control_addr, "endpoints answer");
         application.await;
@@ -229,6 +229,7 @@ async fn heed(drain: Drain, mut answers: mpsc::Receiver<Answer>) {
 
 impl Proxy {
     /// Serves until a drain is over that the process is to exit after, and says goodbye.
+    #[expect(clippy::wrong_self_convention, reason = "that is where it goes; it converts nothing")]
     pub async fn to_the_end(&mut self) -> Exit {
         self.drained().await;
         self.farewell().await
@@ -240,7 +241,7 @@ impl Proxy {
         loop {
             let state = *states.borrow_and_update();
             let exits = state.progress.is_some_and(|progress| progress.exits);
-            if state.phase == Phase::Drained && exits && self.is_empty(state).await {
+            if state.phase == Phase::Drained && exits && self.is_empty(state) {
                 return;
             }
             tokio::select! {
@@ -256,7 +257,7 @@ impl Proxy {
 
     /// Whether nothing blocks any more. A drain that was over without an exit may have let new
     /// connections in (reject mode `accept`); those have until the deadline too.
-    async fn is_empty(&self, state: State) -> bool {
+    fn is_empty(&self, state: State) -> bool {
         let past_deadline =
             state.progress.is_none_or(|progress| Instant::now() >= progress.deadline);
         self.drain.blocking() == 0 || past_deadline

@@ -93,13 +93,15 @@ fn unknown(seen: &[u8]) -> Surprise {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::protocol::testing::{Outcome, Script};
     use crate::protocol::{Class, Tracker};
     use std::net::Ipv4Addr;
 
     fn play(script: &Script) -> Outcome {
-        script.play(|| Tracker::auto(Default::default(), Ipv4Addr::LOCALHOST.into(), [7; 8]))
+        script.play(|| Tracker::auto(Arc::default(), Ipv4Addr::LOCALHOST.into(), [7; 8]))
     }
 
     fn decided(first: &[u8]) -> Decision {

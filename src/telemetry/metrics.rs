@@ -3,6 +3,8 @@
 //! Names follow <https://prometheus.io/docs/practices/naming/>: base units, `_total` on counters,
 //! labels from closed sets only.
 
+#![expect(clippy::disallowed_macros, reason = "the one file where metrics get their names")]
+
 use std::time::Duration;
 
 use metrics::{

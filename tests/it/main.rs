@@ -2,12 +2,20 @@
 //!
 //! One module per capability; `support` starts the program and talks to it.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test is a thread of its own with a real clock: it may sleep between two looks"
+)]
+
 mod support;
 
 mod cli;
+mod deploy;
 mod drain;
 mod endpoints;
 mod faults;
+mod house;
+mod image;
 mod postgres;
 mod relay;
 mod run;

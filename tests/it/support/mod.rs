@@ -13,7 +13,7 @@ pub use application::{
 };
 pub use directory::Directory;
 pub use http::Reply;
-pub use process::{Ebbtide, Finished};
+pub use process::Ebbtide;
 
 use std::time::Duration;
 
