@@ -4,4 +4,5 @@
 
 mod support;
 
+mod churn;
 mod drain;
