@@ -7,3 +7,4 @@ mod support;
 mod churn;
 mod closing;
 mod drain;
+mod reject;
