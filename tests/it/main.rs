@@ -7,4 +7,5 @@ mod support;
 mod churn;
 mod closing;
 mod drain;
+mod memory;
 mod reject;
