@@ -9,13 +9,17 @@
 
 mod support;
 
+mod churn;
 mod cli;
+mod closing;
 mod deploy;
 mod drain;
 mod endpoints;
 mod faults;
 mod house;
 mod image;
+mod memory;
 mod postgres;
+mod reject;
 mod relay;
 mod run;
