@@ -58,6 +58,15 @@ fn cost_of_a_second(pid: i32) -> Duration {
     usage::processor_time(pid).saturating_sub(before)
 }
 
+/// How often accepting failed for want of a descriptor.
+fn accept_errors(proxy: &Ebbtide) -> u32 {
+    let metrics = proxy.get("/metrics").body;
+    let errors = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("ebbtide_accept_errors_total{reason=\"emfile\"} "));
+    errors.unwrap_or_else(|| panic!("not counted: {metrics}")).parse().expect("a number")
+}
+
 fn control(proxy: &Ebbtide) -> String {
     proxy.control().to_string()
 }
@@ -84,7 +93,7 @@ fn nobody_is_lost_for_want_of_descriptors() {
     // A drain can begin, and it sees to those who wait in the kernel's queue, too.
     let (status, ..) = run(&["drain", "--control", &control(&proxy)]);
     assert_eq!(status, Some(0));
-    assert!(!proxy.get("/metrics").body.contains("ebbtide_accept_errors_total{"));
+    assert_eq!(accept_errors(&proxy), 0);
     all_answered(crowd);
     proxy.says("listener closed");
     proxy.until_phase("Drained");
@@ -126,20 +135,22 @@ fn accepting_pauses_and_goes_on_when_descriptors_run_out() {
     // The proxy can still be told and asked.
     let (status, out, error) = run(&["drain", "--control", &control(&proxy)]);
     assert_eq!(status, Some(0), "{out}{error}");
-    let metrics = proxy.get("/metrics").body;
-    let errors = metrics
-        .lines()
-        .find_map(|line| line.strip_prefix("ebbtide_accept_errors_total{reason=\"emfile\"} "))
-        .unwrap_or_else(|| panic!("no accept errors counted: {metrics}"));
-    let errors: u32 = errors.parse().expect("a number");
+    let errors = accept_errors(&proxy);
     println!("{errors} accept errors");
-    assert!(errors < 30, "{errors} accept errors in a second or two");
+    assert!((1..30).contains(&errors), "{errors} accept errors in a second or two");
+    // As often as one likes, and nobody is taken for whom there is no second descriptor.
+    for _ in 0..50 {
+        assert_eq!(proxy.post("/drain").status, 200);
+        assert_eq!(proxy.status()["activeConnections"], 20);
+    }
     for stream in &mut open {
         exchange(stream, b"untouched");
     }
     prlimit(Some(pid), Resource::Nofile, before).expect("the limit rises");
     let mut answer = [0; 7];
-    waiting.read_exact(&mut answer).expect("served in the end");
+    waiting
+        .read_exact(&mut answer)
+        .unwrap_or_else(|error| panic!("not served in the end: {error}; {:#?}", proxy.log()));
     drop((open, waiting));
     proxy.until_phase("Drained");
 }

@@ -15,6 +15,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -237,7 +238,15 @@ async fn accept(listener: &TcpListener, spare: &Spare) -> TcpStream {
             Ok((stream, _peer)) => return stream,
             // The client was gone before we came: its trouble, not ours.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) if spare.give_up(&error) => {}
+            Err(error) if spare.give_up(&error) => {
+                // The kernel complains even when nobody waits; then the spare must not be lost to
+                // whoever asks for a descriptor next, so there is no pause between the two.
+                let now = std::future::poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await;
+                if let Poll::Ready(Ok((stream, _peer))) = now {
+                    return stream;
+                }
+                spare.keep();
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept, trying again soon");
                 tokio::time::sleep(pause).await;
