@@ -137,7 +137,7 @@ async fn show(args: &Args) -> Result<Exit, Failure> {
     let mut frames = interval(FRAME_INTERVAL);
     frames.set_missed_tick_behavior(MissedTickBehavior::Skip);
     while !story.is_over() {
-        let term_at = begun_at.filter(|_| story.signal_at().is_none());
+        let term_at = begun_at.filter(|_| story.signal_at().is_none() && !story.has_exited());
         let term = async {
             match term_at {
                 Some(begun_at) => sleep_until((begun_at + SERVING_PERIOD).into()).await,

@@ -20,8 +20,11 @@ impl Verdict {
         let mut lines = vec![
             String::new(),
             format!(
-                "connections   {} open at SIGTERM, {} finished whole, {} lost",
-                clients.begun, clients.whole, clients.lost
+                "connections   {} open{}, {} finished whole, {} lost",
+                clients.begun,
+                if story.signal_at().is_some() { " at SIGTERM" } else { "" },
+                clients.whole,
+                clients.lost
             ),
             format!(
                 "bytes         {} came back, every one compared",
