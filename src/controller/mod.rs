@@ -1,7 +1,8 @@
 //! Reports in, a pure decision, deregistration out: in its smallest honest form.
 //!
 //! Keeps the last report of every target, acknowledges it, and says in the log what a balancer would
-//! be told. The log is a balancer that applies everything at once, so the answers are true.
+//! be told. The log is a balancer that applies everything at once, unless it is asked to take its
+//! time, so the answers are true.
 
 mod check;
 mod decide;
@@ -11,7 +12,8 @@ mod table;
 mod tests;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::api::report::Report;
 use crate::api::serve::{self, Bound, Running, Server};
@@ -75,6 +77,16 @@ impl Controller {
             on_action: Box::new(on_action),
         });
         Ok(Controller { bound, shared })
+    }
+
+    /// Lets the balancer take this long to apply a weight of zero, as those of clouds take seconds:
+    /// until then the answers say that it is pending.
+    #[must_use]
+    pub fn with_weight_zero_delay(self, delay: Duration) -> Self {
+        let mut table = self.shared.table.lock().unwrap_or_else(PoisonError::into_inner);
+        table.set_weight_zero_delay(delay);
+        drop(table);
+        self
     }
 
     /// The address with its real port.

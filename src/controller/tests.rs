@@ -192,6 +192,30 @@ async fn one_target_too_many_is_503_with_what_to_do() {
 }
 
 #[test]
+fn a_balancer_that_takes_its_time_is_told_once_and_pending_until_then() {
+    let start = Instant::now();
+    let second = Duration::from_secs(1);
+    let mut table = Table::new(1);
+    table.set_weight_zero_delay(second * 2);
+    let mut sequence = 0;
+    let mut store = |phase: &str, after: Duration| {
+        sequence += 1;
+        let body = serde_json::to_vec(&report("a", sequence, phase)).expect("JSON");
+        let decision =
+            table.store(check(&body).expect("a report"), start + after).expect("a decision");
+        assert_eq!(table.list(start + after)[0].balancer, decision.answer.balancer);
+        (decision.answer.balancer, decision.actions)
+    };
+    use BalancerState::{Deregistered, Pending, WeightZero};
+    assert_eq!(store("LameDuck", Duration::ZERO), (Pending, vec![Action::WeightZero]));
+    assert_eq!(store("LameDuck", second), (Pending, vec![]));
+    assert_eq!(store("LameDuck", second * 2), (WeightZero, vec![]));
+    assert_eq!(store("Serving", second * 3), (Pending, vec![Action::Register]));
+    assert_eq!(store("LameDuck", second * 3), (Pending, vec![Action::WeightZero]));
+    assert_eq!(store("Drained", second * 4), (Deregistered, vec![Action::Deregister]));
+}
+
+#[test]
 fn a_full_table_forgets_only_who_will_not_be_missed() {
     let start = Instant::now();
     let mut table = Table::new(2);
