@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::drain::echo;
-use crate::support::{Ebbtide, http};
+use crate::support::{Ebbtide, echo, http};
 
 /// What a browser makes of the page after a few seconds of its own, virtual, time.
 fn seen(addr: SocketAddr) -> String {

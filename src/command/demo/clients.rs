@@ -53,7 +53,8 @@ impl Plan {
     fn life(&self, index: u16, count: u16) -> Duration {
         let first = FIRST_END.min(self.last / 2);
         let steps = u32::from(count.saturating_sub(1)).max(1);
-        self.last - (self.last - first) * u32::from(count - 1 - index) / steps
+        let earlier = self.last.saturating_sub(first) * u32::from(count - 1 - index) / steps;
+        self.last.saturating_sub(earlier)
     }
 }
 

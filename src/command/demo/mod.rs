@@ -92,6 +92,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "the demo's programme, in the order in which it is seen")]
 async fn show(args: &Args) -> Result<Exit, Failure> {
     let descriptors = options::raise_descriptor_limit();
     tracing::debug!(descriptors, "descriptor limit raised");

@@ -82,6 +82,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     /// However the demo ends, its proxy ends too, and is reaped.
+    #[expect(clippy::disallowed_methods, reason = "nothing can be awaited in a drop")]
     fn drop(&mut self) {
         // Ended already, in a demo that was seen to its end.
         let _ = self.child.start_kill();

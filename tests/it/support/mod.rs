@@ -16,7 +16,7 @@ pub use application::{
 };
 pub use directory::Directory;
 pub use http::Reply;
-pub use process::Ebbtide;
+pub use process::{Ebbtide, Finished};
 
 use std::time::{Duration, SystemTime};
 
