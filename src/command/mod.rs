@@ -80,7 +80,7 @@ pub fn main(line: impl IntoIterator<Item = OsString>) -> Result<Exit, Failure> {
         }
     };
     let filter = cli.log.as_deref().unwrap_or(cli.command.default_log());
-    telemetry::init(cli.log_format, filter).map_err(Failure::usage)?;
+    let log = telemetry::init(cli.log_format, filter).map_err(Failure::usage)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -101,5 +101,6 @@ pub fn main(line: impl IntoIterator<Item = OsString>) -> Result<Exit, Failure> {
     });
     // A look-up in a blocking thread must not hold up the exit.
     runtime.shutdown_background();
+    drop(log);
     exit
 }

@@ -193,6 +193,8 @@ async fn one_target_too_many_is_503_with_what_to_do() {
 
 #[test]
 fn a_balancer_that_takes_its_time_is_told_once_and_pending_until_then() {
+    use BalancerState::{Deregistered, Pending, WeightZero};
+
     let start = Instant::now();
     let second = Duration::from_secs(1);
     let mut table = Table::new(1);
@@ -206,7 +208,6 @@ fn a_balancer_that_takes_its_time_is_told_once_and_pending_until_then() {
         assert_eq!(table.list(start + after)[0].balancer, decision.answer.balancer);
         (decision.answer.balancer, decision.actions)
     };
-    use BalancerState::{Deregistered, Pending, WeightZero};
     assert_eq!(store("LameDuck", Duration::ZERO), (Pending, vec![Action::WeightZero]));
     assert_eq!(store("LameDuck", second), (Pending, vec![]));
     assert_eq!(store("LameDuck", second * 2), (WeightZero, vec![]));

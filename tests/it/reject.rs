@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::drain::echo;
-use crate::support::{Ebbtide, PATIENCE};
+use crate::support::{Ebbtide, PATIENCE, echo};
 
 const MODES: [&str; 5] = ["refuse", "http503", "reset", "drop", "accept"];
 const LISTEN: [&str; 2] = ["127.0.0.1:0", "[::1]:0"];
