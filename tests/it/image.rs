@@ -285,6 +285,8 @@ fn the_build_gets_what_it_reads() {
         assert!(kept.contains(&needed), "{needed}");
     }
     let manifest = fs::read_to_string(repository("Cargo.toml")).expect("readable");
-    let declares_benches = manifest.contains("[[bench]]");
-    assert!(!declares_benches || kept.contains(&"benches"), "Cargo.toml declares benches");
+    // A target that is declared must be there, or cargo reads no further.
+    for (section, dir) in [("[[bench]]", "benches"), ("[[test]]", "tests")] {
+        assert!(!manifest.contains(section) || kept.contains(&dir), "Cargo.toml has {section}");
+    }
 }
