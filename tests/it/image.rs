@@ -120,7 +120,8 @@ fn in_an_empty_root() {
          upstream-wait: 100ms\ndrain-delay: 0ms\nsettled-for: 0ms\nsettle-period: 100ms\n"
     );
     fs::write(root.join("etc/ebbtide.yaml"), config).expect("a configuration");
-    succeed("mount", &["-o", "remount,ro", at]);
+    // The mount alone: a user namespace may not set the options of the file system itself.
+    succeed("mount", &["-o", "remount,bind,ro", at]);
     let refused = fs::write(root.join("file"), "").expect_err("read-only");
     assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
 
