@@ -20,8 +20,8 @@ demo:
 test: needs check static
 	export EBBTIDE_BIN="$(STATIC_BIN)" EBBTIDE_STATIC_BIN="$(STATIC_BIN)"; \
 	if cargo nextest --version >/dev/null 2>&1; then \
-	  cargo nextest run --locked --no-fail-fast; \
 	  cargo test --locked --doc; \
+	  cargo nextest run --locked --no-fail-fast; \
 	else \
 	  cargo test --locked --no-fail-fast; \
 	fi

@@ -120,7 +120,8 @@ fn in_an_empty_root() {
          upstream-wait: 100ms\ndrain-delay: 0ms\nsettled-for: 0ms\nsettle-period: 100ms\n"
     );
     fs::write(root.join("etc/ebbtide.yaml"), config).expect("a configuration");
-    succeed("mount", &["-o", "remount,ro", at]);
+    // The mount alone: a user namespace may not set the options of the file system itself.
+    succeed("mount", &["-o", "remount,bind,ro", at]);
     let refused = fs::write(root.join("file"), "").expect_err("read-only");
     assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
 
@@ -285,6 +286,8 @@ fn the_build_gets_what_it_reads() {
         assert!(kept.contains(&needed), "{needed}");
     }
     let manifest = fs::read_to_string(repository("Cargo.toml")).expect("readable");
-    let declares_benches = manifest.contains("[[bench]]");
-    assert!(!declares_benches || kept.contains(&"benches"), "Cargo.toml declares benches");
+    // A target that is declared must be there, or cargo reads no further.
+    for (section, dir) in [("[[bench]]", "benches"), ("[[test]]", "tests")] {
+        assert!(!manifest.contains(section) || kept.contains(&dir), "Cargo.toml has {section}");
+    }
 }
