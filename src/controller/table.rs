@@ -60,8 +60,8 @@ struct Target {
     start_time: SystemTime,
     /// What the balancer was told.
     told: BalancerState,
-    /// When it has applied weight zero, if that is what it was told.
-    weight_zero_at: Instant,
+    /// When it has applied weight zero, if that is what it was told and we may assume it at all.
+    weight_zero_at: Option<Instant>,
     heard: Instant,
 }
 
@@ -69,17 +69,14 @@ struct Target {
 pub(super) struct Table {
     targets: BTreeMap<Key, Target>,
     max_targets: usize,
-    weight_zero_delay: Duration,
+    weight_zero_after: Option<Duration>,
 }
 
 impl Table {
-    pub(super) fn new(max_targets: usize) -> Self {
-        Table { targets: BTreeMap::new(), max_targets, weight_zero_delay: Duration::ZERO }
-    }
-
-    /// How long the balancer takes to apply a weight of zero once it was told.
-    pub(super) fn set_weight_zero_delay(&mut self, delay: Duration) {
-        self.weight_zero_delay = delay;
+    /// A table of nobody. `weight_zero_after` is how long the balancer takes to apply a weight of
+    /// zero once it was told; `None` when nobody knows.
+    pub(super) fn new(max_targets: usize, weight_zero_after: Option<Duration>) -> Self {
+        Table { targets: BTreeMap::new(), max_targets, weight_zero_after }
     }
 
     /// Remembers a report and says what follows from it.
@@ -87,7 +84,7 @@ impl Table {
         let Checked { report, start_time } = checked;
         let key = Key::of(&report.identity);
         let (told, mut weight_zero_at) = match self.targets.get(&key) {
-            None => (BalancerState::default(), now),
+            None => (BalancerState::default(), None),
             Some(known) => {
                 known.precedes(&report, start_time)?;
                 (known.told, known.weight_zero_at)
@@ -96,7 +93,7 @@ impl Table {
         let mut decision =
             decide(told, &report).ok_or_else(|| Refusal::Phase { phase: report.phase.clone() })?;
         if decision.actions.contains(&Action::WeightZero) {
-            weight_zero_at = now + self.weight_zero_delay;
+            weight_zero_at = self.weight_zero_after.map(|after| now + after);
         }
         let told = decision.answer.balancer;
         let target = Target { told, weight_zero_at, report, start_time, heard: now };
@@ -146,7 +143,9 @@ impl Target {
     /// What the balancer has applied of what it was told.
     fn applied(&self, now: Instant) -> BalancerState {
         match self.told {
-            BalancerState::WeightZero if now < self.weight_zero_at => BalancerState::Pending,
+            BalancerState::WeightZero if self.weight_zero_at.is_none_or(|at| now < at) => {
+                BalancerState::Pending
+            }
             told => told,
         }
     }

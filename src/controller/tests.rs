@@ -48,7 +48,11 @@ struct Fixture {
 impl Fixture {
     fn start(max_targets: usize) -> Self {
         let (tell, actions) = mpsc::unbounded_channel();
-        let args = Args { listen: "127.0.0.1:0".parse().expect("an address"), max_targets };
+        let args = Args {
+            listen: "127.0.0.1:0".parse().expect("an address"),
+            max_targets,
+            assume_weight_zero_after: Some(Duration::ZERO),
+        };
         let controller = Controller::bind(&args, move |action, report| {
             let _test_is_over = tell.send((report.identity.pod_name.clone(), action));
         })
@@ -197,8 +201,7 @@ fn a_balancer_that_takes_its_time_is_told_once_and_pending_until_then() {
 
     let start = Instant::now();
     let second = Duration::from_secs(1);
-    let mut table = Table::new(1);
-    table.set_weight_zero_delay(second * 2);
+    let mut table = Table::new(1, Some(second * 2));
     let mut sequence = 0;
     let mut store = |phase: &str, after: Duration| {
         sequence += 1;
@@ -219,7 +222,7 @@ fn a_balancer_that_takes_its_time_is_told_once_and_pending_until_then() {
 #[test]
 fn a_full_table_forgets_only_who_will_not_be_missed() {
     let start = Instant::now();
-    let mut table = Table::new(2);
+    let mut table = Table::new(2, None);
     let mut store = |name: &str, phase: &str, after: Duration| {
         let body = serde_json::to_vec(&report(name, 1, phase)).expect("JSON");
         let stored = table.store(check(&body).expect("a report"), start + after);
@@ -240,4 +243,19 @@ fn a_full_table_forgets_only_who_will_not_be_missed() {
     // Deregistered counts at once, but the longest silence goes first.
     assert_eq!(store("d", "Drained", silent), (Ok(()), "b d".to_owned()));
     assert_eq!(store("e", "Serving", silent + second), (Ok(()), "d e".to_owned()));
+}
+
+#[test]
+fn a_balancer_that_nobody_drives_stays_pending_until_the_target_is_gone() {
+    let now = Instant::now();
+    let mut table = Table::new(1, None);
+    for (sequence, phase, balancer) in [
+        (1, "LameDuck", BalancerState::Pending),
+        (2, "Draining", BalancerState::Pending),
+        (3, "Drained", BalancerState::Deregistered),
+    ] {
+        let body = serde_json::to_vec(&report("a", sequence, phase)).expect("JSON");
+        let decision = table.store(check(&body).expect("a report"), now).expect("a decision");
+        assert_eq!(decision.answer.balancer, balancer, "{phase}");
+    }
 }

@@ -3,6 +3,13 @@
 //! One module per capability; `support` starts the program and talks to it.
 
 #![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::unchecked_time_subtraction,
+    reason = "the figures of a test are small, and a panic is how it fails"
+)]
+#![expect(
     clippy::disallowed_methods,
     reason = "a test is a thread of its own with a real clock: it may sleep between two looks"
 )]

@@ -242,7 +242,13 @@ fn a_lame_duck_ends_when_it_is_quiet() {
 
 #[test]
 fn a_lame_duck_ends_when_the_controller_knows_the_balancer_has_heard() {
-    let controller = Ebbtide::start(&["controller", "--listen", "127.0.0.1:0"]);
+    let controller = Ebbtide::start(&[
+        "controller",
+        "--listen",
+        "127.0.0.1:0",
+        "--assume-weight-zero-after",
+        "0",
+    ]);
     let listen = controller.says("controller takes reports")["listen"].clone();
     let url = format!("http://{}", listen.as_str().expect("an address"));
     let proxy = proxy(&["--drain-delay", "20m", "--quiet-period", "0", "--controller", &url]);

@@ -23,14 +23,18 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Starts a controller in this process that tells of what it does, and whose balancer takes its time.
 pub fn controller(balancer_delay: Duration, tell: Tell) -> Result<Running, Failure> {
-    let args = Args { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), max_targets: 1 };
+    let args = Args {
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        max_targets: 1,
+        assume_weight_zero_after: Some(balancer_delay),
+    };
     let controller = Controller::bind(&args, move |action, report| {
         let report = Box::new(report.clone());
         // The demo is over when nobody listens any more.
         let _ = tell.send(Event::Action { action, report, at: Instant::now() });
     })
     .map_err(Failure::unavailable)?;
-    Ok(controller.with_weight_zero_delay(balancer_delay).start())
+    Ok(controller.start())
 }
 
 /// A client of whatever answers there.
