@@ -7,9 +7,9 @@ use super::Promises;
 use super::history::History;
 use crate::api::connections::ConnectionView;
 use crate::api::report::Report;
-use crate::connection::{Class, Entry, ListenerState, ListenerStatus, Table};
+use crate::connection::{Entry, ListenerState, ListenerStatus, Table};
 use crate::drain::Drain;
-use crate::protocol::Direction;
+use crate::protocol::{Class, Direction};
 use crate::relay::Order;
 use crate::telemetry::{Levels, Metrics};
 
@@ -43,12 +43,12 @@ impl View {
 
     pub(super) fn levels(&self) -> Levels {
         let state = self.drain.state();
+        let census = self.table.census();
         let since_epoch = |instant: Option<Instant>| instant.map_or(0.0, seconds_since_epoch);
         Levels {
-            connections: Class::ALL
-                .into_iter()
-                .map(|class| (class.name(), self.table.open(class)))
-                .collect(),
+            connections: census.by_class.into_iter().collect(),
+            active_requests: census.active_requests,
+            active_streams: census.active_streams,
             blocking: self.drain.blocking(),
             phase: state.phase,
             drain_started: since_epoch(state.progress.map(|progress| progress.started)),
@@ -60,22 +60,28 @@ impl View {
 
 /// An entry of the table, as it is shown.
 pub(super) fn shown(entry: &Entry) -> ConnectionView {
+    let class = entry.class();
     ConnectionView {
         id: entry.id.number(),
         peer: entry.peer.to_string(),
         listener: entry.listener.to_string(),
-        class: entry.class.name().to_owned(),
+        class: class.name().to_owned(),
+        open_streams: match class {
+            Class::Http2 { open_streams } => Some(open_streams),
+            _ => None,
+        },
+        surprise: class.surprise().map(|surprise| surprise.name().to_owned()),
         age_seconds: entry.age().as_secs_f64(),
         from_client_bytes: entry.control.bytes(Direction::FromClient),
         from_upstream_bytes: entry.control.bytes(Direction::FromUpstream),
-        blocking: entry.class.excluded().is_none(),
-        excluded: entry.class.excluded().map(str::to_owned),
+        blocking: class.excluded().is_none(),
+        excluded: class.excluded().map(str::to_owned),
         leaving: entry.control.current() >= Order::Leave,
     }
 }
 
 fn seconds_since_epoch(instant: Instant) -> f64 {
-    crate::report::wall_clock(instant)
+    crate::drain::wall_clock(instant)
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0.0, |since| since.as_secs_f64())
 }

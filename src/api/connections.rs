@@ -20,8 +20,15 @@ pub struct ConnectionView {
     pub peer: String,
     /// The listener's address.
     pub listener: String,
-    /// What it is: `tcp` or `healthCheck`.
+    /// What it is being used for: `http`, `idle`, `websocket`, `upgraded`, `http2`, `tcp`, `opaque`,
+    /// `healthCheck`.
     pub class: String,
+    /// Open streams, of HTTP/2.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub open_streams: Option<u32>,
+    /// What made it opaque, if anything surprised.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub surprise: Option<String>,
     /// How long it has been open.
     pub age_seconds: f64,
     /// Bytes that the client has sent.

@@ -59,6 +59,12 @@ pub struct Report {
     pub active_connections: u64,
     /// Those of them that keep the drain from ending.
     pub drain_blocking_connections: u64,
+    /// HTTP/1 connections with an exchange in flight.
+    #[serde(default)]
+    pub active_requests: u64,
+    /// Open HTTP/2 streams.
+    #[serde(default)]
+    pub active_streams: u64,
     /// Open connections by class.
     pub by_class: BTreeMap<String, u64>,
     /// Connections that this drain closed against their will.

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// No drain lasts longer than this; beyond it clocks overflow.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
 /// A duration in flags, in the environment and in the file: `1500ms`, `10s`, `5m`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
@@ -17,9 +20,11 @@ impl FromStr for Span {
         if text == "0" {
             return Ok(Span(Duration::ZERO));
         }
-        humantime::parse_duration(text)
-            .map(Span)
-            .map_err(|_| format!("`{text}` is no duration; write 1500ms, 10s or 5m"))
+        match humantime::parse_duration(text) {
+            Ok(span) if span <= LONGEST => Ok(Span(span)),
+            Ok(_) => Err(format!("`{text}` is longer than a year; write 1500ms, 10s or 5m")),
+            Err(_) => Err(format!("`{text}` is no duration; write 1500ms, 10s or 5m")),
+        }
     }
 }
 
@@ -48,8 +53,10 @@ impl Serialize for Span {
 /// When it is neither a number of seconds nor a duration.
 pub fn parse_grace_period(text: &str) -> Result<Span, String> {
     match text.parse() {
-        Ok(seconds) => Ok(Span(Duration::from_secs(seconds))),
-        Err(_) => text.parse(),
+        Ok(seconds) if Duration::from_secs(seconds) <= LONGEST => {
+            Ok(Span(Duration::from_secs(seconds)))
+        }
+        _ => text.parse(),
     }
 }
 
@@ -74,5 +81,7 @@ mod tests {
         assert_eq!(parse_grace_period("5m"), Ok(Span(Duration::from_secs(300))));
         assert!("-1s".parse::<Span>().is_err());
         assert!("99999999999999999999y".parse::<Span>().is_err());
+        assert!("2years".parse::<Span>().is_err());
+        assert!(parse_grace_period("18446744073709551615").is_err());
     }
 }

@@ -3,35 +3,58 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::duration::{Span, parse_grace_period};
 use crate::admin::ReadinessOnDrain;
-use crate::connection::RejectMode;
+use crate::connection::{Budget, RejectMode, Speaks};
 use crate::net::Upstream;
+use crate::protocol::Class;
 
-/// What a listener's bytes are taken to be.
+/// What becomes of a connection between two exchanges in a drain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// Opaque bytes: a connection is busy until either side closes.
+#[serde(rename_all = "kebab-case")]
+pub enum IdlePolicy {
+    /// Closed at once.
+    Immediate,
+    /// Closed after --idle-close, half more or less, if it is still idle.
     #[default]
-    Tcp,
-    /// Told from the first bytes of each connection.
-    Auto,
-    /// HTTP/1.1 and WebSocket.
-    Http1,
-    /// HTTP/2 with prior knowledge, and gRPC.
-    Http2,
+    After,
+    /// Told with its next response, however long that takes.
+    OnResponse,
+}
+
+/// A budget as it is written: `websocket=10m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BudgetOption(pub Budget);
+
+impl FromStr for BudgetOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let classes = Class::NAMES.join(", ");
+        let wrong = || format!("`{text}` is no budget; write websocket=10m, with one of {classes}");
+        let (name, span) = text.split_once('=').ok_or_else(wrong)?;
+        let class = Class::NAMES.into_iter().find(|class| *class == name).ok_or_else(wrong)?;
+        let Span(timeout) = span.parse()?;
+        Ok(BudgetOption(Budget { class, timeout }))
+    }
+}
+
+impl<'de> Deserialize<'de> for BudgetOption {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 /// The options of `ebbtide proxy` and `ebbtide run`, as typed. What is absent takes its default.
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Options {
-    /// Address that clients connect to. [::] takes IPv4 too
+    /// Address that clients connect to. On :: it takes IPv4 too
     #[arg(long, value_name = "ADDR", env = "EBBTIDE_LISTEN", help_heading = "Data path")]
     pub listen: Option<SocketAddr>,
 
@@ -42,7 +65,7 @@ pub struct Options {
 
     /// What the bytes are [default: tcp]
     #[arg(long, value_enum, env = "EBBTIDE_PROTOCOL", help_heading = "Data path")]
-    pub protocol: Option<Protocol>,
+    pub protocol: Option<Speaks>,
 
     /// How long a connection waits for an application that does not listen yet [default: 5s]
     #[arg(
@@ -157,6 +180,17 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", env = "EBBTIDE_CLOSE_SPREAD", help_heading = "Drain")]
     pub close_spread: Option<Span>,
 
+    /// A class of connections that may not use the whole time, for example websocket=10m; may be
+    /// given several times
+    #[arg(
+        long,
+        value_name = "CLASS=DURATION",
+        env = "EBBTIDE_BUDGET",
+        value_delimiter = ',',
+        help_heading = "Drain"
+    )]
+    pub budget: Vec<BudgetOption>,
+
     /// What /readyz says while draining [default: keep]
     #[arg(long, value_enum, env = "EBBTIDE_READINESS_ON_DRAIN", help_heading = "Drain")]
     pub readiness_on_drain: Option<ReadinessOnDrain>,
@@ -168,6 +202,48 @@ pub struct Options {
     /// File that gets one line at the end, if it exists [default: /dev/termination-log]
     #[arg(long, value_name = "FILE", env = "EBBTIDE_TERMINATION_LOG", help_heading = "Drain")]
     pub termination_log: Option<PathBuf>,
+
+    /// What becomes of an HTTP/1 connection between two requests in a drain [default: after]
+    #[arg(long, value_enum, env = "EBBTIDE_IDLE_POLICY", help_heading = "HTTP")]
+    pub idle_policy: Option<IdlePolicy>,
+
+    /// How long such a connection is left alone, half more or less [default: 2s]
+    #[arg(long, value_name = "DURATION", env = "EBBTIDE_IDLE_CLOSE", help_heading = "HTTP")]
+    pub idle_close: Option<Span>,
+
+    /// Close code that a WebSocket is sent when it must leave: 1001 or 1012 [default: 1001]
+    #[arg(
+        long,
+        value_name = "CODE",
+        env = "EBBTIDE_WEBSOCKET_CODE",
+        value_parser = clap::value_parser!(u16).range(1000..5000),
+        help_heading = "HTTP"
+    )]
+    pub websocket_code: Option<u16>,
+
+    /// The reason beside it, at most 123 bytes [default: server draining]
+    #[arg(long, value_name = "TEXT", env = "EBBTIDE_WEBSOCKET_REASON", help_heading = "HTTP")]
+    pub websocket_reason: Option<String>,
+
+    /// Say in a Drain-Deadline field of the last response when its connection is force-closed
+    #[arg(long, env = "EBBTIDE_DRAIN_DEADLINE_HEADER", help_heading = "HTTP")]
+    #[serde(default)]
+    pub drain_deadline_header: bool,
+
+    /// User-Agent prefix of health checks; may be given several times [default: kube-probe/,
+    /// ELB-HealthChecker]
+    #[arg(
+        long,
+        value_name = "PREFIX",
+        env = "EBBTIDE_HEALTH_CHECK_AGENT",
+        value_delimiter = ',',
+        help_heading = "HTTP"
+    )]
+    pub health_check_agent: Vec<String>,
+
+    /// Path of health checks
+    #[arg(long, value_name = "PATH", env = "EBBTIDE_HEALTH_CHECK_PATH", help_heading = "HTTP")]
+    pub health_check_path: Option<String>,
 
     /// Address of probes, metrics, hooks and the page: GET only [default: 0.0.0.0:17701]
     #[arg(long, value_name = "ADDR", env = "EBBTIDE_ADMIN", help_heading = "Endpoints")]
@@ -220,7 +296,7 @@ pub struct ListenerOptions {
     pub upstream: Option<Upstream>,
     /// What the bytes are.
     #[serde(default)]
-    pub protocol: Option<Protocol>,
+    pub protocol: Option<Speaks>,
     /// What a new connection meets after the delay.
     #[serde(default)]
     pub reject: Option<RejectMode>,
@@ -260,9 +336,17 @@ impl Options {
             settle_period: self.settle_period.or(file.settle_period),
             settled_for: self.settled_for.or(file.settled_for),
             close_spread: self.close_spread.or(file.close_spread),
+            budget: list(self.budget, file.budget),
             readiness_on_drain: self.readiness_on_drain.or(file.readiness_on_drain),
             wait_for_drain: self.wait_for_drain.or(file.wait_for_drain),
             termination_log: self.termination_log.or(file.termination_log),
+            idle_policy: self.idle_policy.or(file.idle_policy),
+            idle_close: self.idle_close.or(file.idle_close),
+            websocket_code: self.websocket_code.or(file.websocket_code),
+            websocket_reason: self.websocket_reason.or(file.websocket_reason),
+            drain_deadline_header: self.drain_deadline_header || file.drain_deadline_header,
+            health_check_agent: list(self.health_check_agent, file.health_check_agent),
+            health_check_path: self.health_check_path.or(file.health_check_path),
             admin: self.admin.or(file.admin),
             control: self.control.or(file.control),
             controller: self.controller.or(file.controller),

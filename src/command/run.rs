@@ -42,12 +42,22 @@ pub struct Args {
     command: Vec<OsString>,
 }
 
+impl Args {
+    /// The proxy's part, as [`proxy::Args::settings`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn settings(&self) -> Result<super::settings::Settings, Failure> {
+        self.proxy.settings()
+    }
+}
+
 /// Runs the application behind the proxy to the end of both.
 ///
 /// # Errors
 /// When either can't start.
 pub async fn run(args: Args) -> Result<Exit, Failure> {
-    let settings = args.proxy.settings()?;
+    let settings = args.settings()?;
     if args.proxy.is_check() {
         println!("the configuration is good");
         return Ok(Exit::Done);

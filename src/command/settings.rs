@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::duration::Span;
-use super::options::{ListenerOptions, Options, Protocol};
+use super::options::{IdlePolicy, ListenerOptions, Options};
 use crate::admin::{self, ReadinessOnDrain};
-use crate::connection::{self, ListenerSettings};
+use crate::connection::{self, Budget, ListenerSettings};
 use crate::drain::{Schedule, default_close_spread};
 use crate::net::ListenOptions;
 use crate::net::gate::MAX_ADMITTED;
-use crate::relay::IdleTimeouts;
+use crate::protocol::{http1, websocket};
+use crate::relay::{IdleClose, IdleTimeouts, Manners};
 use crate::report;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -36,6 +37,8 @@ pub struct Settings {
     pub listeners: Vec<(SocketAddr, ListenOptions, ListenerSettings)>,
     /// The drain's times.
     pub schedule: Schedule,
+    /// Classes that may not use the whole time until the deadline.
+    pub budgets: Vec<Budget>,
     /// How connections are treated.
     pub connections: connection::Settings,
     /// As many as may be open; absent: what the descriptor limit allows.
@@ -90,13 +93,12 @@ impl Settings {
         let settings = Settings {
             listeners,
             schedule,
+            budgets: options.budget.iter().map(|budget| budget.0).collect(),
             connections: connection::Settings {
                 connect_timeout: span(options.connect_timeout, 5 * SECOND),
                 upstream_wait: span(options.upstream_wait, 5 * SECOND),
-                idle_timeouts: IdleTimeouts {
-                    half_closed: span(options.half_closed_timeout, 60 * SECOND),
-                    open: span(options.idle_timeout, Duration::ZERO),
-                },
+                manners: manners(&options, &mut problems),
+                drain_deadline_header: options.drain_deadline_header,
             },
             max_connections: options.max_connections,
             threads: options.threads.unwrap_or(NonZeroUsize::MIN),
@@ -145,6 +147,7 @@ fn listeners(
         }
     }
     let user_timeout = options.tcp_user_timeout.map_or(300 * SECOND, |span| span.0);
+    let http1 = Arc::new(http1_options(options));
     let settle_period = options.settle_period.map_or(SECOND, |span| span.0);
     plans
         .iter()
@@ -158,14 +161,6 @@ fn listeners(
                 ));
                 return None;
             };
-            let protocol = plan.protocol.or(options.protocol).unwrap_or_default();
-            if protocol != Protocol::Tcp {
-                problems.push(format!(
-                    "listener {}: protocol {protocol:?} is not there yet: write --protocol tcp, \
-                     through which every protocol passes, its connections counted as opaque",
-                    plan.listen
-                ));
-            }
             let or = |own: &Vec<_>, all: &Vec<_>| if own.is_empty() { all } else { own }.clone();
             let admit = or(&plan.admit, &options.admit);
             if admit.len() > MAX_ADMITTED {
@@ -182,6 +177,8 @@ fn listeners(
                 ListenOptions { only_v6: plan.listen.is_ipv6() && same_port_v4, user_timeout };
             let settings = ListenerSettings {
                 upstream: Arc::new(upstream),
+                speaks: plan.protocol.or(options.protocol).unwrap_or_default(),
+                http1: Arc::clone(&http1),
                 reject: plan.reject.or(options.reject).unwrap_or_default(),
                 admit,
                 health_check_from: or(&plan.health_check_from, &options.health_check_from),
@@ -190,6 +187,41 @@ fn listeners(
             Some((plan.listen, listen_options, settings))
         })
         .collect()
+}
+
+fn http1_options(options: &Options) -> http1::Options {
+    let mut health_checks = http1::HealthChecks::default();
+    if !options.health_check_agent.is_empty() {
+        health_checks.user_agents.clone_from(&options.health_check_agent);
+    }
+    health_checks.path.clone_from(&options.health_check_path);
+    http1::Options { health_checks, forwarding: None }
+}
+
+fn manners(options: &Options, problems: &mut Vec<String>) -> Manners {
+    let idle_close = options.idle_close.map_or(2 * SECOND, |span| span.0);
+    let websocket_reason =
+        options.websocket_reason.clone().unwrap_or_else(|| "server draining".to_owned());
+    if websocket_reason.len() > websocket::REASON_LIMIT_BYTES {
+        problems.push(format!(
+            "--websocket-reason is {} bytes long: a Close frame takes at most {}",
+            websocket_reason.len(),
+            websocket::REASON_LIMIT_BYTES
+        ));
+    }
+    Manners {
+        idle_timeouts: IdleTimeouts {
+            half_closed: options.half_closed_timeout.map_or(60 * SECOND, |span| span.0),
+            open: options.idle_timeout.map_or(Duration::ZERO, |span| span.0),
+        },
+        idle_close: match options.idle_policy.unwrap_or_default() {
+            IdlePolicy::Immediate => IdleClose::Immediate,
+            IdlePolicy::After => IdleClose::After(idle_close),
+            IdlePolicy::OnResponse => IdleClose::OnResponse,
+        },
+        websocket_code: options.websocket_code.unwrap_or(1001),
+        websocket_reason,
+    }
 }
 
 /// Whether two addresses can't be listened on at once. IPv4 and IPv6 never collide, because an
@@ -225,7 +257,7 @@ fn schedule(options: &Options, problems: &mut Vec<String>) -> Schedule {
             Span(close_spread),
             Span(delay),
             Span(timeout),
-            Span(timeout - delay)
+            Span(timeout.saturating_sub(delay))
         ));
     }
     Schedule {
@@ -261,7 +293,7 @@ fn drain_timeout(options: &Options, problems: &mut Vec<String>) -> Duration {
             ));
             GRACE_MARGIN
         }
-        (None, Some(grace)) => grace - GRACE_MARGIN,
+        (None, Some(grace)) => grace.saturating_sub(GRACE_MARGIN),
         (None, None) => 300 * SECOND,
     }
 }

@@ -114,14 +114,15 @@ impl Sidecar {
     pub async fn serve(mut self, application: impl Future<Output = ()>) -> Result<Proxy, Failure> {
         let reporter = self.reporter()?;
         tokio::spawn(self.drain.clone().run());
-        tokio::spawn(see_out(self.drain.clone(), self.serving.table.clone()));
+        let budgets = self.settings.budgets.clone();
+        tokio::spawn(see_out(self.drain.clone(), self.serving.table.clone(), budgets));
         tokio::spawn(self.view.history.clone().record(self.drain.clone()));
         let final_report = reporter.map(|reporter| self.report(reporter));
         let admin_addr = self.admin.local_addr();
         let control_addr = self.control.local_addr();
         let endpoints = vec![
-            self.admin.serve(admin::admin_routes(self.view.clone()).into_handler()),
-            self.control.serve(admin::control_routes(self.view).into_handler()),
+            self.admin.serve(admin::admin_routes(&self.view).into_handler()),
+            self.control.serve(admin::control_routes(&self.view).into_handler()),
         ];
         info!(admin = %admin_addr, control = %control_addr, "endpoints answer");
         application.await;
@@ -228,6 +229,7 @@ async fn heed(drain: Drain, mut answers: mpsc::Receiver<Answer>) {
 
 impl Proxy {
     /// Serves until a drain is over that the process is to exit after, and says goodbye.
+    #[expect(clippy::wrong_self_convention, reason = "that is where it goes; it converts nothing")]
     pub async fn to_the_end(&mut self) -> Exit {
         self.drained().await;
         self.farewell().await
@@ -239,7 +241,7 @@ impl Proxy {
         loop {
             let state = *states.borrow_and_update();
             let exits = state.progress.is_some_and(|progress| progress.exits);
-            if state.phase == Phase::Drained && exits && self.is_empty(state).await {
+            if state.phase == Phase::Drained && exits && self.is_empty(state) {
                 return;
             }
             tokio::select! {
@@ -255,7 +257,7 @@ impl Proxy {
 
     /// Whether nothing blocks any more. A drain that was over without an exit may have let new
     /// connections in (reject mode `accept`); those have until the deadline too.
-    async fn is_empty(&self, state: State) -> bool {
+    fn is_empty(&self, state: State) -> bool {
         let past_deadline =
             state.progress.is_none_or(|progress| Instant::now() >= progress.deadline);
         self.drain.blocking() == 0 || past_deadline
@@ -285,6 +287,8 @@ impl Proxy {
     /// Says goodbye: the final report, the last answers, the line in the termination log.
     pub async fn farewell(&mut self) -> Exit {
         let state = self.drain.state();
+        // What does not block (idle connections, health checks) learns by a FIN that we go.
+        self.table.order_all(Order::Close);
         self.emptied().await;
         let took = state.progress.map(|progress| progress.started.elapsed()).unwrap_or_default();
         self.metrics.drained(took);

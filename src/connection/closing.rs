@@ -7,17 +7,37 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::table::{Entry, Table};
-use crate::drain::{Drain, Phase, State};
+use crate::drain::{Drain, FORCE_CLOSE_PERIOD, Phase, State};
 use crate::relay::Order;
 
+/// How long a connection whose budget is over may take to leave, before it gets a FIN: the closing
+/// handshake of a WebSocket, and its staged close.
+const LEAVE_PERIOD: Duration = Duration::from_secs(7);
+
+/// A class of connections that may not use the whole time until the deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// The class's name.
+    pub class: &'static str,
+    /// From the drain's start.
+    pub timeout: Duration,
+}
+
 /// Watches the phases and tells the connections: find dead peers sooner, leave in turn, end.
-pub async fn see_out(drain: Drain, table: Table) {
+pub async fn see_out(drain: Drain, table: Table, budgets: Vec<Budget>) {
     let mut states = drain.watch();
-    loop {
+    'phases: loop {
         let state = *states.borrow_and_update();
         match (state.phase, state.progress) {
-            (Phase::Serving, _) | (_, None) => table.order_all(Order::Serve),
-            (Phase::LameDuck | Phase::Draining, _) => table.order_all(Order::Drain),
+            (Phase::Serving, _) | (_, None) => {
+                table.forget_drain();
+                table.order_all(Order::Serve);
+            }
+            (Phase::LameDuck | Phase::Draining, Some(progress)) => {
+                table.order_all(Order::Drain);
+                end_budgets(&mut states, &table, &budgets, progress.started).await;
+                continue;
+            }
             (Phase::Closing, Some(progress)) => {
                 if ask_to_leave(&mut states, &table, progress.deadline).await {
                     close_all(&table, Order::Close);
@@ -26,12 +46,65 @@ pub async fn see_out(drain: Drain, table: Table) {
                     continue;
                 }
             }
-            (Phase::Drained, _) => close_all(&table, Order::Reset),
+            (Phase::Drained, Some(progress)) => {
+                // Who came when it was over (mode `accept`, `--admit`) has until the deadline too.
+                let deadline = progress.deadline;
+                for (at, order) in
+                    [(deadline, Order::Close), (deadline + FORCE_CLOSE_PERIOD, Order::Reset)]
+                {
+                    if !sleep_unless_changed(&mut states, at).await {
+                        continue 'phases;
+                    }
+                    close_all(&table, order);
+                }
+            }
         }
         if states.changed().await.is_err() {
             return;
         }
     }
+}
+
+/// Ends one class after the other as its budget is used up, until the phase changes.
+async fn end_budgets(
+    states: &mut watch::Receiver<State>,
+    table: &Table,
+    budgets: &[Budget],
+    started: Instant,
+) {
+    let mut budgets = budgets.to_vec();
+    budgets.sort_unstable_by_key(|budget| budget.timeout);
+    for budget in budgets {
+        // One that was over in an earlier phase finds nobody, or those who came since.
+        if !sleep_unless_changed(states, started + budget.timeout).await {
+            return;
+        }
+        let mut entries = survivors(table);
+        entries.retain(|entry| entry.class().name() == budget.class);
+        info!(class = budget.class, connections = entries.len(), "budget used up");
+        end_class(table, entries);
+    }
+    // A lost sender ends the process, and this with it.
+    if states.changed().await.is_ok() {
+        states.mark_changed();
+    }
+}
+
+fn end_class(table: &Table, entries: Vec<Arc<Entry>>) {
+    for entry in &entries {
+        table.force(entry, Order::Leave);
+    }
+    let table = table.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(LEAVE_PERIOD).await;
+        for entry in &entries {
+            table.force(entry, Order::Close);
+        }
+        tokio::time::sleep(FORCE_CLOSE_PERIOD).await;
+        for entry in &entries {
+            table.force(entry, Order::Reset);
+        }
+    });
 }
 
 /// Asks every survivor to leave, one after the other in random order, spread evenly up to the
@@ -82,6 +155,6 @@ fn close_all(table: &Table, order: Order) {
 
 fn survivors(table: &Table) -> Vec<Arc<Entry>> {
     let mut entries = table.list();
-    entries.retain(|entry| entry.class.excluded().is_none());
+    entries.retain(|entry| entry.class().excluded().is_none());
     entries
 }

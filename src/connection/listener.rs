@@ -12,9 +12,10 @@ use tracing::{error, info, warn};
 
 use super::reject;
 use super::serve::{Connection, Serving};
-use super::table::Class;
 use crate::drain::{Door, Phase, State};
 use crate::net::{AcceptError, Accepted, Backoff, Bound, Listener, Upstream, gate};
+use crate::protocol::http1::Options as Http1Options;
+use crate::protocol::{Class, Tracker};
 use crate::relay::Order;
 
 /// Between tries to get the port back after an undrain.
@@ -116,11 +117,43 @@ impl ListenerStatus {
     }
 }
 
+/// What a listener's connections speak.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Speaks {
+    /// Opaque bytes: a connection is busy until either side closes.
+    #[default]
+    Tcp,
+    /// Told from the first bytes of each connection.
+    Auto,
+    /// HTTP/1.1 and WebSocket.
+    Http1,
+    /// HTTP/2 with prior knowledge, and gRPC.
+    Http2,
+}
+
+impl Speaks {
+    /// A tracker for one connection.
+    fn tracker(self, options: &Arc<Http1Options>, client: IpAddr) -> Tracker {
+        let ping = || fastrand::u64(..).to_be_bytes();
+        match self {
+            Speaks::Tcp => Tracker::Tcp,
+            Speaks::Auto => Tracker::auto(Arc::clone(options), client, ping()),
+            Speaks::Http1 => Tracker::http1(Arc::clone(options), client),
+            Speaks::Http2 => Tracker::http2(ping()),
+        }
+    }
+}
+
 /// How a listener treats those who come.
 #[derive(Clone, Debug)]
 pub struct ListenerSettings {
     /// Where its connections go.
     pub upstream: Arc<Upstream>,
+    /// What they speak.
+    pub speaks: Speaks,
+    /// What is looked for in HTTP/1.
+    pub http1: Arc<Http1Options>,
     /// What happens to new connections once the lame duck is over.
     pub reject: RejectMode,
     /// Networks that stay welcome whatever the mode.
@@ -197,7 +230,10 @@ impl Listening {
     /// Serves who comes until the phase changes, or nobody has come for `settle_period`.
     async fn serve_round(&mut self, settle_period: Option<Duration>) -> Ended {
         loop {
-            let Some(permit) = self.permit().await else { return Ended::PhaseChanged };
+            let permit = match self.permit(settle_period).await {
+                Ok(permit) => permit,
+                Err(ended) => return ended,
+            };
             let accepted = async {
                 match settle_period {
                     Some(period) => timeout(period, self.listener.accept()).await.ok(),
@@ -219,42 +255,59 @@ impl Listening {
         }
     }
 
-    /// Leave to open one more connection. `None` when the phase changed while waiting for it.
-    async fn permit(&mut self) -> Option<Option<OwnedSemaphorePermit>> {
-        let Some(permits) = &self.permits else { return Some(None) };
+    /// Leave to open one more connection. None is needed when nobody has come for `settle_period`.
+    async fn permit(
+        &mut self,
+        mut settle_period: Option<Duration>,
+    ) -> Result<Option<OwnedSemaphorePermit>, Ended> {
+        let Some(permits) = &self.permits else { return Ok(None) };
         if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
-            return Some(Some(permit));
+            return Ok(Some(permit));
         }
         self.serving.metrics.accept_paused();
         warn!(
             listener = %self.status.addr,
             "as many connections are open as --max-connections allows: accepting pauses"
         );
-        tokio::select! {
-            _ = self.states.changed() => None,
-            // The semaphore is never closed.
-            permit = Arc::clone(permits).acquire_owned() => Some(permit.ok()),
+        loop {
+            let settled = async {
+                match settle_period {
+                    Some(period) => sleep(period).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = self.states.changed() => return Err(Ended::PhaseChanged),
+                // The semaphore is never closed.
+                permit = Arc::clone(permits).acquire_owned() => return Ok(permit.ok()),
+                () = settled => {}
+            }
+            // Nobody accepts meanwhile, so a queue that is empty now was empty all the time.
+            if self.listener.queue_length() == 0 {
+                return Err(Ended::QueueEmpty);
+            }
+            settle_period = None;
         }
     }
 
     fn serve(&mut self, accepted: Accepted, permit: Option<OwnedSemaphorePermit>) {
         self.backoff.reset();
         let phase = self.states.borrow().phase;
-        let class = if contains(&self.settings.health_check_from, accepted.peer.ip()) {
-            Class::HealthCheck
-        } else {
-            Class::Tcp
-        };
+        let client = accepted.peer.ip();
+        let tracker = self.settings.speaks.tracker(&self.settings.http1, client);
+        let is_health_check = contains(&self.settings.health_check_from, client);
+        let class = if is_health_check { Class::HealthCheck } else { tracker.class() };
         // Counted before the queue is looked at again: a drain never sees zero in between.
-        let guard = class.excluded().is_none().then(|| self.serving.drain.guard());
+        let guard = (!is_health_check).then(|| self.serving.drain.guard());
         let registered = self.serving.table.register(accepted.peer, self.status.addr, class);
         if phase > Phase::Serving {
             registered.entry.control.order(Order::Drain);
         }
-        if phase >= Phase::Draining && class.excluded().is_none() {
+        if phase >= Phase::Draining && !is_health_check {
             self.serving.metrics.late();
         }
-        let connection = Connection { accepted, registered, guard, permit };
+        let connection = Connection { accepted, registered, tracker, guard, permit };
         self.serving.spawn(connection, &self.settings.upstream);
     }
 
@@ -385,7 +438,9 @@ impl Listening {
             if self.serve_round(Some(Duration::ZERO)).await == Ended::QueueEmpty {
                 self.status.set(ListenerState::Rejecting);
                 self.door.shut();
-                self.turn_away_round().await;
+                while self.is_rejecting() {
+                    self.turn_away_round().await;
+                }
             }
         }
         self
@@ -401,13 +456,18 @@ impl Listening {
             match accepted {
                 Err(error) => self.pause(&error).await,
                 Ok(accepted) if contains(&self.settings.admit, accepted.peer.ip()) => {
-                    let permit = self.permit().await.flatten();
-                    self.serve(accepted, permit);
+                    // It is accepted already: what ends the wait is not held against it.
+                    let permit = self.permit(None).await;
+                    let ended = permit.is_err();
+                    self.serve(accepted, permit.ok().flatten());
+                    if ended {
+                        return;
+                    }
                 }
                 Ok(accepted) => {
                     self.serving.table.count_rejected();
                     self.serving.metrics.rejected(self.settings.reject.name());
-                    reject::turn_away(accepted, self.settings.reject);
+                    reject::turn_away(accepted, self.settings.reject, self.settings.speaks);
                 }
             }
         }

@@ -2,13 +2,16 @@
 
 mod closing;
 mod listener;
+mod observer;
 mod reject;
 mod serve;
 mod table;
 mod workers;
 
-pub use closing::see_out;
-pub use listener::{ListenerSettings, ListenerState, ListenerStatus, Listening, RejectMode};
+pub use closing::{Budget, see_out};
+pub use listener::{
+    ListenerSettings, ListenerState, ListenerStatus, Listening, RejectMode, Speaks,
+};
 pub use serve::{Serving, Settings};
-pub use table::{Class, ConnectionId, Entry, Table};
+pub use table::{Census, ConnectionId, Entry, Table};
 pub use workers::Workers;

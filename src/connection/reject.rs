@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::listener::RejectMode;
+use super::listener::{RejectMode, Speaks};
 use crate::net::{Accepted, Socket};
+use crate::protocol::detect::{Decision, Detector};
+use crate::protocol::{Direction, http1};
 
 /// How long a client that was sent away may take to see it before its socket is closed.
 const LINGER_PERIOD: Duration = Duration::from_secs(2);
@@ -17,13 +19,17 @@ const LINGER_BYTES: usize = 64 * 1024;
 
 static LINGERING: AtomicUsize = AtomicUsize::new(0);
 
+/// What a client that was sent away is told to wait before it comes again, in seconds.
+const RETRY_AFTER_SECONDS: u64 = 1;
+
 /// Sends a client away as the mode says.
-pub(super) fn turn_away(accepted: Accepted, mode: RejectMode) {
+pub(super) fn turn_away(accepted: Accepted, mode: RejectMode, speaks: Speaks) {
     // A socket that can't be registered is closed, which sends it away too.
     let Ok(client) = Socket::new(accepted.fd) else { return };
     if mode == RejectMode::Http503 && LINGERING.fetch_add(1, Ordering::Relaxed) < MAX_LINGERING {
         tokio::spawn(async move {
-            // The client may be gone already, which is what we want.
+            // Whatever fails, the client is gone, which is what we want.
+            let _ = timeout(LINGER_PERIOD, answer(&client, speaks)).await;
             let _ = client.shutdown_write();
             let _ = timeout(LINGER_PERIOD, read_to_end(&client)).await;
             LINGERING.fetch_sub(1, Ordering::Relaxed);
@@ -36,6 +42,26 @@ pub(super) fn turn_away(accepted: Accepted, mode: RejectMode) {
     } else {
         client.reset_on_close();
     }
+}
+
+/// Answers the first request of a client that speaks HTTP/1 with 503.
+async fn answer(client: &Socket, speaks: Speaks) -> std::io::Result<()> {
+    let mut buffer = [0; 1024];
+    if !matches!(speaks, Speaks::Auto | Speaks::Http1) {
+        return Ok(());
+    }
+    let read = std::future::poll_fn(|cx| client.poll_read(cx, &mut buffer)).await?;
+    let first = buffer.get(..read).unwrap_or_default();
+    let decision = Detector::default().look(Direction::FromClient, first);
+    if speaks == Speaks::Auto && decision != Decision::Http1 {
+        return Ok(());
+    }
+    let answer = http1::service_unavailable(RETRY_AFTER_SECONDS);
+    let mut sent = 0;
+    while let Some(rest) = answer.get(sent..).filter(|rest| !rest.is_empty()) {
+        sent += std::future::poll_fn(|cx| client.poll_write(cx, rest)).await?;
+    }
+    Ok(())
 }
 
 /// Reads what the client still sends: closing a socket with unread bytes would reset it, and the

@@ -6,12 +6,13 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, warn};
 
-use super::table::{Class, Entry, Registered, Table};
+use super::observer::Watcher;
+use super::table::{Entry, Registered, Table};
 use super::workers::Workers;
 use crate::drain::{Drain, Guard, Phase};
 use crate::net::{Accepted, ConnectError, Socket, Upstream, connect, options};
-use crate::protocol::Direction;
-use crate::relay::{End, IdleTimeouts, Order, Relay};
+use crate::protocol::{Class, Direction, Tracker};
+use crate::relay::{End, Manners, Order, Relay};
 use crate::telemetry::Metrics;
 
 /// How often a finished connection's unsent bytes are looked at while a drain is on.
@@ -24,8 +25,10 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// How long a connection waits for an application that does not listen yet.
     pub upstream_wait: Duration,
-    /// Silence that ends a connection.
-    pub idle_timeouts: IdleTimeouts,
+    /// What a connection is granted and told.
+    pub manners: Manners,
+    /// Whether the last response of a drain says when its deadline is.
+    pub drain_deadline_header: bool,
 }
 
 /// What every connection of the process shares.
@@ -48,6 +51,7 @@ pub struct Serving {
 pub(super) struct Connection {
     pub(super) accepted: Accepted,
     pub(super) registered: Registered,
+    pub(super) tracker: Tracker,
     /// Keeps the drain from ending; a health check has none.
     pub(super) guard: Option<Guard>,
     pub(super) permit: Option<OwnedSemaphorePermit>,
@@ -72,6 +76,7 @@ impl Outcome {
             Outcome::Relayed(End::UpstreamBroke(_)) => "upstream_broke",
             Outcome::Relayed(End::HalfClosedTimeout) => "half_closed_timeout",
             Outcome::Relayed(End::IdleTimeout) => "idle_timeout",
+            Outcome::Relayed(End::SeenOff) => "seen_off",
             Outcome::Relayed(End::Reset) | Outcome::ToldToEnd => "reset",
             Outcome::NoUpstream(_) => "no_upstream",
             Outcome::NoSocket(_) => "no_socket",
@@ -84,25 +89,39 @@ impl Serving {
     pub(super) fn spawn(self: &Arc<Self>, connection: Connection, upstream: &Arc<Upstream>) {
         let serving = Arc::clone(self);
         let upstream = Arc::clone(upstream);
-        self.workers.spawn(async move {
-            let Connection { accepted, registered, guard, permit } = connection;
-            let outcome = serving.serve(accepted, &registered.entry, &upstream).await;
-            serving.record(&registered.entry, &outcome);
-            drop(registered);
-            drop(permit);
-            // Last, so that a drain that sees zero finds nothing left in the table.
-            drop(guard);
-        });
+        self.workers.spawn(serving.carry(connection, upstream));
     }
 
-    async fn serve(&self, accepted: Accepted, entry: &Entry, upstream: &Upstream) -> Outcome {
+    /// The whole of a connection's task.
+    async fn carry(self: Arc<Self>, connection: Connection, upstream: Arc<Upstream>) {
+        let Connection { accepted, registered, tracker, guard, permit } = connection;
+        let watcher = Watcher::new(&self, &registered.entry, guard);
+        let outcome = self.serve(accepted, &registered.entry, &upstream, tracker, &watcher).await;
+        let guard = watcher.into_guard();
+        self.record(&registered.entry, &outcome);
+        drop(registered);
+        drop(permit);
+        // Last, so that a drain that sees zero finds nothing left in the table.
+        drop(guard);
+    }
+
+    async fn serve(
+        &self,
+        accepted: Accepted,
+        entry: &Entry,
+        upstream: &Upstream,
+        tracker: Tracker,
+        watcher: &Watcher<'_>,
+    ) -> Outcome {
         let client = match Socket::new(accepted.fd) {
             Ok(client) => client,
             Err(error) => return Outcome::NoSocket(error),
         };
-        let Settings { connect_timeout, upstream_wait, idle_timeouts } = self.settings;
+        let Settings { connect_timeout, upstream_wait, .. } = self.settings;
+        // Boxed, because it is most of the task and gone before the first byte.
+        let connecting = Box::pin(connect(upstream, connect_timeout, upstream_wait));
         let upstream = tokio::select! {
-            connected = connect(upstream, connect_timeout, upstream_wait) => connected,
+            connected = connecting => connected,
             () = entry.control.ordered(Order::Close) => {
                 client.reset_on_close();
                 return Outcome::ToldToEnd;
@@ -115,14 +134,10 @@ impl Serving {
                 return Outcome::NoUpstream(error);
             }
         };
-        let on_first_byte = || {
-            if entry.class != Class::HealthCheck {
-                self.drain.arrival();
-            }
-        };
-        let control = &entry.control;
-        let end = Relay::new(&client, &upstream, control, idle_timeouts, &on_first_byte).await;
-        if matches!(end, End::Finished) && self.drain.state().phase != Phase::Serving {
+        let manners = &self.settings.manners;
+        let end = Relay::new(&client, &upstream, &entry.control, tracker, manners, watcher).await;
+        if matches!(end, End::Finished | End::SeenOff) && self.drain.state().phase != Phase::Serving
+        {
             drop(upstream);
             acknowledged(&client, entry).await;
         }
@@ -133,8 +148,8 @@ impl Serving {
     fn record(&self, entry: &Entry, outcome: &Outcome) {
         let from_client = entry.control.bytes(Direction::FromClient);
         let probe = from_client == 0 && !matches!(outcome, Outcome::NoUpstream(_));
-        let class = if probe { Class::HealthCheck } else { entry.class };
-        self.metrics.connection_ended(class.excluded().is_some(), entry.age());
+        let class = if probe { Class::HealthCheck } else { entry.class() };
+        self.metrics.connection_ended(class == Class::HealthCheck, entry.age());
         if let Outcome::NoUpstream(error) = outcome {
             self.metrics.upstream_failed(error.reason());
         }
@@ -144,7 +159,7 @@ impl Serving {
             Order::Reset => "reset",
         });
         if let Some(reason) = forced {
-            self.metrics.forced(entry.class.name(), reason);
+            self.metrics.forced(class.name(), reason);
         }
         let age_seconds = entry.age().as_secs_f64();
         let from_upstream = entry.control.bytes(Direction::FromUpstream);
@@ -187,12 +202,42 @@ impl Serving {
 /// process must not leave while the end of an answer is still in its socket's queue.
 async fn acknowledged(client: &Socket, entry: &Entry) {
     let all = async {
-        while options::unacknowledged_bytes(client).is_ok_and(|bytes| bytes > 0) {
+        // A socket that has failed, with a reset for example, counts what it had queued for ever.
+        while options::unacknowledged_bytes(client).is_ok_and(|bytes| bytes > 0)
+            && matches!(client.options().take_error(), Ok(None))
+        {
             tokio::time::sleep(ACKNOWLEDGED_INTERVAL).await;
         }
     };
     tokio::select! {
         () = all => {}
         () = entry.control.ordered(Order::Close) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nothing is called: the types say it all.
+    fn future_bytes<A, B, C, F: Future>(_: impl FnOnce(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Memory per idle connection is this, its entry, and what the runtime adds to a task and to
+    /// two sockets. A future that grows by a field on the way to another await is noticed here.
+    #[test]
+    fn a_connection_stays_small() {
+        const MOST_TASK_BYTES: usize = 736;
+        const MOST_ENTRY_BYTES: usize = 192;
+        let task = future_bytes(Serving::carry);
+        let entry = size_of::<Entry>();
+        println!(
+            "task {task}, of it the relay {}; entry {entry}, of it the control {}",
+            size_of::<Relay<'_>>(),
+            size_of::<crate::relay::Control>()
+        );
+        assert!(task <= MOST_TASK_BYTES, "the task of a connection has grown to {task} bytes");
+        assert!(entry <= MOST_ENTRY_BYTES, "an entry has grown to {entry} bytes");
     }
 }

@@ -1,5 +1,6 @@
 //! The live table: every open connection, what it is, and how it is reached.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use dashmap::DashMap;
 use tokio::sync::Notify;
 
+use crate::protocol::Class;
 use crate::relay::{Control, Order};
 
 /// Names one connection of this process; never used twice.
@@ -38,38 +40,6 @@ impl FromStr for ConnectionId {
     }
 }
 
-/// What a connection is, as far as a drain cares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Class {
-    /// Opaque bytes: busy until either side closes.
-    Tcp,
-    /// From a network that only checks our health.
-    HealthCheck,
-}
-
-impl Class {
-    /// Every class.
-    pub const ALL: [Class; 2] = [Class::Tcp, Class::HealthCheck];
-
-    /// The class's name as reports, metrics and `/connections` spell it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Class::Tcp => "tcp",
-            Class::HealthCheck => "healthCheck",
-        }
-    }
-
-    /// Why it does not keep a drain from ending, if it does not.
-    #[must_use]
-    pub fn excluded(self) -> Option<&'static str> {
-        match self {
-            Class::Tcp => None,
-            Class::HealthCheck => Some("comes from --health-check-from"),
-        }
-    }
-}
-
 /// One open connection.
 #[derive(Debug)]
 pub struct Entry {
@@ -79,8 +49,8 @@ pub struct Entry {
     pub peer: SocketAddr,
     /// The listener that it came through.
     pub listener: SocketAddr,
-    /// What it is.
-    pub class: Class,
+    /// Whether it comes from a network that only checks our health: then it stays one.
+    pub is_health_check: bool,
     /// When it was accepted.
     pub opened: Instant,
     /// Its byte counts and orders.
@@ -95,10 +65,40 @@ impl Entry {
         self.opened.elapsed()
     }
 
+    /// What it is being used for.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.control.class()
+    }
+
     /// Whether a drain made it leave.
     #[must_use]
     pub fn was_forced(&self) -> bool {
         self.forced.load(Ordering::Acquire)
+    }
+}
+
+/// The open connections, counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Census {
+    /// How many of each class, every class named.
+    pub by_class: BTreeMap<&'static str, u64>,
+    /// Connections with an HTTP/1 exchange in flight.
+    pub active_requests: u64,
+    /// Open HTTP/2 streams.
+    pub active_streams: u64,
+    /// Age of the oldest connection.
+    pub oldest: Option<Duration>,
+}
+
+impl Default for Census {
+    fn default() -> Self {
+        Census {
+            by_class: Class::NAMES.into_iter().map(|name| (name, 0)).collect(),
+            active_requests: 0,
+            active_streams: 0,
+            oldest: None,
+        }
     }
 }
 
@@ -110,7 +110,7 @@ pub struct Table(Arc<Inner>);
 struct Inner {
     entries: DashMap<ConnectionId, Arc<Entry>>,
     next_id: AtomicU64,
-    open: [AtomicU64; Class::ALL.len()],
+    open: AtomicU64,
     forced: AtomicU64,
     rejected: AtomicU64,
     changed: Arc<Notify>,
@@ -125,39 +125,56 @@ impl Table {
             id,
             peer,
             listener,
-            class,
+            is_health_check: class == Class::HealthCheck,
             opened: Instant::now(),
-            control: Control::default(),
+            control: Control::new(class),
             forced: AtomicBool::new(false),
         });
         self.0.entries.insert(id, Arc::clone(&entry));
-        self.0.open[class as usize].fetch_add(1, Ordering::AcqRel);
+        self.0.open.fetch_add(1, Ordering::AcqRel);
         self.0.changed.notify_one();
         Registered { table: self.clone(), entry }
-    }
-
-    /// Open connections of a class.
-    #[must_use]
-    pub fn open(&self, class: Class) -> u64 {
-        self.0.open[class as usize].load(Ordering::Acquire)
     }
 
     /// All open connections.
     #[must_use]
     pub fn remaining(&self) -> u64 {
-        Class::ALL.into_iter().map(|class| self.open(class)).sum()
+        self.0.open.load(Ordering::Acquire)
     }
 
-    /// Connections that drains made leave, since the process started.
+    /// What the open connections are being used for.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        let mut census = Census::default();
+        for entry in &self.0.entries {
+            let class = entry.class();
+            *census.by_class.entry(class.name()).or_default() += 1;
+            match class {
+                Class::Http => census.active_requests += 1,
+                Class::Http2 { open_streams } => census.active_streams += u64::from(open_streams),
+                _ => {}
+            }
+            census.oldest = census.oldest.max(Some(entry.age()));
+        }
+        census
+    }
+
+    /// Connections that the drain made leave.
     #[must_use]
     pub fn forced(&self) -> u64 {
         self.0.forced.load(Ordering::Acquire)
     }
 
-    /// New connections that drains rejected, as far as we saw them.
+    /// New connections that the drain rejected, as far as we saw them.
     #[must_use]
     pub fn rejected(&self) -> u64 {
         self.0.rejected.load(Ordering::Acquire)
+    }
+
+    /// Begins to count anew what drains do, because the last one was undone.
+    pub fn forget_drain(&self) {
+        self.0.forced.store(0, Ordering::Release);
+        self.0.rejected.store(0, Ordering::Release);
     }
 
     /// Counts a rejected connection.
@@ -170,6 +187,11 @@ impl Table {
     #[must_use]
     pub fn changed(&self) -> Arc<Notify> {
         Arc::clone(&self.0.changed)
+    }
+
+    /// Something about the counts has changed.
+    pub fn note_change(&self) {
+        self.0.changed.notify_one();
     }
 
     /// One connection.
@@ -185,12 +207,6 @@ impl Table {
             self.0.entries.iter().map(|entry| Arc::clone(entry.value())).collect();
         entries.sort_unstable_by_key(|entry| entry.id);
         entries
-    }
-
-    /// Age of the oldest open connection.
-    #[must_use]
-    pub fn oldest(&self) -> Option<Duration> {
-        self.0.entries.iter().map(|entry| entry.opened).min().map(|opened| opened.elapsed())
     }
 
     /// Gives every connection an order.
@@ -220,15 +236,13 @@ pub struct Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         self.table.0.entries.remove(&self.entry.id);
-        self.table.0.open[self.entry.class as usize].fetch_sub(1, Ordering::AcqRel);
+        self.table.0.open.fetch_sub(1, Ordering::AcqRel);
         self.table.0.changed.notify_one();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -259,13 +273,11 @@ mod tests {
                 }
                 let mut expected: BTreeMap<&str, u64> = BTreeMap::new();
                 for registered in &open {
-                    *expected.entry(registered.entry.class.name()).or_default() += 1;
+                    *expected.entry(registered.entry.class().name()).or_default() += 1;
                 }
-                for class in Class::ALL {
-                    prop_assert_eq!(
-                        table.open(class),
-                        expected.get(class.name()).copied().unwrap_or(0)
-                    );
+                let census = table.census();
+                for (name, count) in &census.by_class {
+                    prop_assert_eq!(*count, expected.get(name).copied().unwrap_or(0));
                 }
                 prop_assert_eq!(table.list().len(), open.len());
                 prop_assert_eq!(table.remaining(), open.len() as u64);

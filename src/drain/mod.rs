@@ -3,10 +3,12 @@
 //! [`Machine`] is the pure part: events and instants in, a [`Phase`] out. [`Drain`] gives it the
 //! real clock and is the handle that every other room holds.
 
+mod clock;
 mod handle;
 mod phase;
 mod schedule;
 
+pub use clock::wall_clock;
 pub use handle::{Door, Drain, Guard, State, default_close_spread};
 pub use phase::{Phase, Trigger};
 pub use schedule::{FORCE_CLOSE_PERIOD, Machine, Observed, Progress, Schedule};

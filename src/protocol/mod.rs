@@ -5,6 +5,28 @@
 //! number of bytes. While no drain is under way its only answer is [`Step::Pass`] for all it was
 //! shown: the bytes out are the bytes in. Any surprise makes it opaque for good.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "counts of bytes within a header or a frame: each cast's bound stands beside it"
+)]
+
+mod class;
+pub mod detect;
+mod events;
+pub mod http1;
+pub mod http2;
+mod surprise;
+mod tracker;
+pub mod websocket;
+
+#[cfg(test)]
+mod testing;
+
+pub use class::Class;
+pub use events::Events;
+pub use surprise::Surprise;
+pub use tracker::Tracker;
+
 /// Which way bytes travel through a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
@@ -24,6 +46,7 @@ pub enum Step {
     /// Send these bytes here, then ask again with the same input.
     Insert(Vec<u8>),
     /// Keep what is left and show it again, with what follows it, when more has been read: an
-    /// edit must see a whole head. Only in a drain, and never for more than a bounded number of bytes.
+    /// edit must see a whole head. Only in a drain or where request heads are edited, and never
+    /// for more than a bounded number of bytes.
     Hold,
 }

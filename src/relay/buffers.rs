@@ -41,6 +41,11 @@ impl Buffer {
         Buffer(Some(kept.unwrap_or_else(|| vec![0; bytes].into_boxed_slice())))
     }
 
+    /// Bytes that no pool lent: what a tracker made of what was read.
+    pub(super) fn owned(bytes: Vec<u8>) -> Self {
+        Buffer(Some(bytes.into_boxed_slice()))
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         self.0.as_deref().unwrap_or_default()
     }
@@ -55,7 +60,8 @@ impl Drop for Buffer {
         let Some(bytes) = self.0.take() else { return };
         let (pool, kept) = match bytes.len() {
             LARGE_BYTES => (&LARGE, KEPT_LARGE),
-            _ => (&SMALL, KEPT_SMALL),
+            SMALL_BYTES => (&SMALL, KEPT_SMALL),
+            _ => return,
         };
         // While the thread ends its pool may be gone; then the buffer is simply freed.
         let _ = pool.try_with(|pool| {

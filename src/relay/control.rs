@@ -1,11 +1,12 @@
 //! What the rest of the process sees of a relay, and how it is told to leave.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
 use atomic_waker::AtomicWaker;
 
-use crate::protocol::Direction;
+use crate::protocol::{Class, Direction};
 
 /// What a relay is asked to do. Each order goes further than the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,9 +36,11 @@ impl Order {
     }
 }
 
-/// The shared face of one relay: its byte counts, and the order it is under.
-#[derive(Debug, Default)]
+/// The shared face of one relay: what it carries, its byte counts, and the order it is under.
+#[derive(Debug)]
 pub struct Control {
+    /// Locked when it changes and when somebody looks, both of which are rare beside bytes moving.
+    class: Mutex<Class>,
     order: AtomicU8,
     waker: AtomicWaker,
     from_client: AtomicU64,
@@ -45,6 +48,29 @@ pub struct Control {
 }
 
 impl Control {
+    /// A relay that has not begun.
+    #[must_use]
+    pub fn new(class: Class) -> Self {
+        Control {
+            class: Mutex::new(class),
+            order: AtomicU8::new(Order::Serve as u8),
+            waker: AtomicWaker::new(),
+            from_client: AtomicU64::new(0),
+            from_upstream: AtomicU64::new(0),
+        }
+    }
+
+    /// What the connection is being used for.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        *self.class.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the connection is being used for from now on.
+    pub fn set_class(&self, class: Class) {
+        *self.class.lock().unwrap_or_else(PoisonError::into_inner) = class;
+    }
+
     /// Gives an order. A relay that is leaving can't be called back: orders from [`Order::Leave`]
     /// on only go further, those before may be taken back by an undrain.
     pub fn order(&self, order: Order) {
@@ -107,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_relay_that_is_leaving_can_not_be_called_back() {
-        let control = Control::default();
+        let control = Control::new(Class::Tcp);
         control.order(Order::Drain);
         control.order(Order::Serve);
         assert_eq!(control.current(), Order::Serve);

@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use super::buffers::{Buffer, Size};
 use crate::net::Socket;
+use crate::protocol::{Direction, Step, Tracker};
 
 /// Bytes that one direction moves before it lets other connections have their turn.
 const TURN_BYTES: usize = 1024 * 1024;
@@ -49,7 +50,10 @@ struct Pending {
 /// One direction.
 #[derive(Debug)]
 pub(super) struct Flow {
+    direction: Direction,
     pending: Option<Pending>,
+    /// Bytes that the tracker wants to see again with what follows them; only while it edits.
+    held: Vec<u8>,
     sink: Sink,
     size: Size,
     source_ended: bool,
@@ -57,9 +61,11 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(direction: Direction) -> Self {
         Flow {
+            direction,
             pending: None,
+            held: Vec::new(),
             sink: Sink::Forward,
             size: Size::Small,
             source_ended: false,
@@ -83,6 +89,7 @@ impl Flow {
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
+        tracker: &mut Tracker,
         source: &Socket,
         sink: &Socket,
     ) -> Result<Progress, Failure> {
@@ -91,7 +98,7 @@ impl Flow {
             if moved >= TURN_BYTES {
                 return Ok(Progress::TurnOver(moved));
             }
-            match self.poll_step(cx, source, sink) {
+            match self.poll_step(cx, tracker, source, sink) {
                 Poll::Ready(step) => moved += step?,
                 Poll::Pending => return Ok(Progress::Waiting(moved)),
             }
@@ -103,6 +110,7 @@ impl Flow {
     fn poll_step(
         &mut self,
         cx: &mut Context<'_>,
+        tracker: &mut Tracker,
         source: &Socket,
         sink: &Socket,
     ) -> Poll<Result<usize, Failure>> {
@@ -112,10 +120,22 @@ impl Flow {
         if self.source_ended || self.sink == Sink::Closing {
             return Poll::Ready(self.finish(sink).map(|()| 0));
         }
-        self.poll_fill(cx, source)
+        if self.sink == Sink::Forward
+            && self.held.is_empty()
+            && let Some(farewell) = tracker.interject(self.direction)
+        {
+            self.put(Buffer::owned(farewell));
+            return Poll::Ready(Ok(0));
+        }
+        self.poll_fill(cx, tracker, source)
     }
 
-    fn poll_fill(&mut self, cx: &mut Context<'_>, source: &Socket) -> Poll<Result<usize, Failure>> {
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        tracker: &mut Tracker,
+        source: &Socket,
+    ) -> Poll<Result<usize, Failure>> {
         // Asked first, because a buffer is lent only to somebody who has something to put in it.
         ready!(source.poll_readable(cx)).map_err(Failure::Reading)?;
         let mut buffer = Buffer::borrow(self.size);
@@ -123,6 +143,7 @@ impl Flow {
         let read = ready!(source.poll_read(cx, buffer.bytes_mut())).map_err(Failure::Reading)?;
         if read == 0 {
             self.source_ended = true;
+            self.end(tracker);
             return Poll::Ready(Ok(0));
         }
         // A full buffer says bulk; a read that a small one would have held says it is over.
@@ -132,9 +153,80 @@ impl Flow {
             (size, _) => size,
         };
         if self.sink == Sink::Forward {
-            self.pending = Some(Pending { buffer, start: 0, end: read });
+            self.show(tracker, buffer, read);
         }
         Poll::Ready(Ok(read))
+    }
+
+    /// Shows what was read to the tracker, and makes what it lets through pending.
+    fn show(&mut self, tracker: &mut Tracker, buffer: Buffer, read: usize) {
+        let bytes = buffer.bytes().get(..read).unwrap_or_default();
+        if tracker.is_blind() && self.held.is_empty() {
+            self.pending = Some(Pending { buffer, start: 0, end: read });
+            return;
+        }
+        if self.held.is_empty() {
+            match tracker.step(self.direction, bytes) {
+                // The way of every byte outside a drain: nothing is copied.
+                Step::Pass(passed) if passed >= read => {
+                    self.pending = Some(Pending { buffer, start: 0, end: read });
+                }
+                step => {
+                    let output = self.edited(tracker, bytes, step);
+                    self.put(Buffer::owned(output));
+                }
+            }
+        } else {
+            let mut input = std::mem::take(&mut self.held);
+            input.extend_from_slice(bytes);
+            let step = tracker.step(self.direction, &input);
+            let output = self.edited(tracker, &input, step);
+            self.put(Buffer::owned(output));
+        }
+    }
+
+    /// The source has ended: what was held for an edit that never came is passed on.
+    fn end(&mut self, tracker: &mut Tracker) {
+        tracker.end(self.direction);
+        let held = std::mem::take(&mut self.held);
+        if held.is_empty() {
+            return;
+        }
+        let step = tracker.step(self.direction, &held);
+        let mut output = self.edited(tracker, &held, step);
+        output.append(&mut self.held);
+        self.put(Buffer::owned(output));
+    }
+
+    /// What the tracker makes of bytes that do not all pass as they are.
+    fn edited(&mut self, tracker: &mut Tracker, input: &[u8], first: Step) -> Vec<u8> {
+        let mut output = Vec::with_capacity(input.len());
+        let mut rest = input;
+        let mut step = first;
+        loop {
+            match step {
+                Step::Pass(count) => {
+                    let (passed, left) = rest.split_at(count.min(rest.len()));
+                    output.extend_from_slice(passed);
+                    rest = left;
+                }
+                Step::Drop(count) => rest = rest.get(count..).unwrap_or_default(),
+                Step::Insert(bytes) => output.extend_from_slice(&bytes),
+                Step::Hold => {
+                    self.held = rest.to_vec();
+                    return output;
+                }
+            }
+            if rest.is_empty() {
+                return output;
+            }
+            step = tracker.step(self.direction, rest);
+        }
+    }
+
+    fn put(&mut self, buffer: Buffer) {
+        let end = buffer.bytes().len();
+        self.pending = (end > 0).then_some(Pending { buffer, start: 0, end });
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, sink: &Socket) -> Poll<Result<usize, Failure>> {

@@ -1,13 +1,17 @@
 //! Moving bytes: unchanged, both directions, each ending on its own.
 //!
 //! [`Relay`] is the future of one connection's data. It holds no buffer while nothing is in
-//! flight: [`buffers`] lends one for as long as bytes wait for their receiver. [`Control`] is what
-//! the rest of the process sees of it, and how it is told to leave.
+//! flight: `buffers` lends one for as long as bytes wait for their receiver. The connection's
+//! tracker sees every byte before it is sent on; in a drain it may insert a farewell, and `farewell`
+//! knows how long each is waited for. [`Control`] is what the rest of the process sees of it, and how
+//! it is told to leave.
 
 mod buffers;
 mod control;
+mod farewell;
 mod flow;
-mod relay;
+mod pair;
 
 pub use control::{Control, Order};
-pub use relay::{End, IdleTimeouts, Relay};
+pub use farewell::IdleClose;
+pub use pair::{End, IdleTimeouts, Manners, Observer, Relay};

@@ -1,12 +1,11 @@
 //! The state of this moment as a report.
 
 use std::sync::Arc;
-use std::sync::OnceLock;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::api::report::{Identity, ListenerReport, Report, SCHEMA_VERSION};
-use crate::connection::{Class, ListenerStatus, Table};
-use crate::drain::Drain;
+use crate::connection::{ListenerStatus, Table};
+use crate::drain::{Drain, wall_clock};
 
 /// What reports are made of.
 #[derive(Clone, Debug)]
@@ -31,6 +30,7 @@ impl Source {
     pub fn report(&self) -> Report {
         let state = self.drain.state();
         let progress = state.progress;
+        let census = self.table.census();
         Report {
             schema_version: SCHEMA_VERSION.to_owned(),
             identity: self.identity.clone(),
@@ -43,13 +43,16 @@ impl Source {
             drain_timeout_seconds: self.drain_timeout.as_secs_f64(),
             active_connections: self.table.remaining(),
             drain_blocking_connections: self.drain.blocking(),
-            by_class: Class::ALL
+            active_requests: census.active_requests,
+            active_streams: census.active_streams,
+            by_class: census
+                .by_class
                 .into_iter()
-                .map(|class| (class.name().to_owned(), self.table.open(class)))
+                .map(|(class, open)| (class.to_owned(), open))
                 .collect(),
             forced_closes: self.table.forced(),
             rejected: self.table.rejected(),
-            oldest_connection_seconds: self.table.oldest().map_or(0, |age| age.as_secs()),
+            oldest_connection_seconds: census.oldest.map_or(0, |age| age.as_secs()),
             listeners: self
                 .listeners
                 .iter()
@@ -60,18 +63,6 @@ impl Source {
                 })
                 .collect(),
         }
-    }
-}
-
-/// The time on the wall at an instant. The pair that ties both clocks is taken once a process, so
-/// that a deadline is the same text in every report.
-#[must_use]
-pub fn wall_clock(instant: Instant) -> SystemTime {
-    static BASE: OnceLock<(Instant, SystemTime)> = OnceLock::new();
-    let (base, wall) = *BASE.get_or_init(|| (Instant::now(), SystemTime::now()));
-    match instant.checked_duration_since(base) {
-        Some(since) => wall + since,
-        None => wall - base.duration_since(instant),
     }
 }
 

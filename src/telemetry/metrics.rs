@@ -3,6 +3,8 @@
 //! Names follow <https://prometheus.io/docs/practices/naming/>: base units, `_total` on counters,
 //! labels from closed sets only.
 
+#![expect(clippy::disallowed_macros, reason = "the one file where metrics get their names")]
+
 use std::time::Duration;
 
 use metrics::{
@@ -16,6 +18,13 @@ use crate::drain::Phase;
 const CONNECTIONS_ACTIVE: &str = "ebbtide_connections_active";
 const CONNECTIONS: &str = "ebbtide_connections_total";
 const CONNECTION_AGE: &str = "ebbtide_connection_age_seconds";
+const REQUESTS_ACTIVE: &str = "ebbtide_requests_active";
+const STREAMS_ACTIVE: &str = "ebbtide_streams_active";
+const REQUESTS: &str = "ebbtide_requests_total";
+const RESPONSES: &str = "ebbtide_responses_total";
+const REQUEST_DURATION: &str = "ebbtide_request_duration_seconds";
+const REFUSED_REQUESTS: &str = "ebbtide_drain_refused_requests_total";
+const OPAQUE: &str = "ebbtide_opaque_total";
 const BLOCKING: &str = "ebbtide_drain_blocking_connections";
 const DRAIN_STATE: &str = "ebbtide_drain_state";
 const DRAIN_STARTED: &str = "ebbtide_drain_started_timestamp_seconds";
@@ -46,6 +55,9 @@ const FORCED_REASONS: [&str; 3] = ["asked", "closed", "reset"];
 
 /// From a probe to a day-long stream.
 const AGE_BUCKETS: [f64; 9] = [0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 3600.0, 14_400.0, 86_400.0];
+/// From a cache's answer to a long poll's.
+const REQUEST_BUCKETS: [f64; 11] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0];
 /// features §5.6.
 const DRAIN_BUCKETS: [f64; 8] = [1.0, 5.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 7200.0];
 
@@ -54,7 +66,11 @@ const DRAIN_BUCKETS: [f64; 8] = [1.0, 5.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 720
 pub struct Levels {
     /// Open connections by class.
     pub connections: Vec<(&'static str, u64)>,
-    /// Those that keep the drain from ending.
+    /// HTTP/1 connections with an exchange in flight.
+    pub active_requests: u64,
+    /// Open HTTP/2 streams.
+    pub active_streams: u64,
+    /// Connections that keep the drain from ending.
     pub blocking: u64,
     /// The phase.
     pub phase: Phase,
@@ -77,6 +93,10 @@ pub struct Metrics {
     queue_aborted: Counter,
     accept_paused: Counter,
     drain_duration: Histogram,
+    requests: Counter,
+    responses: [Counter; 5],
+    request_duration: Histogram,
+    refused_requests: Counter,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -95,6 +115,7 @@ impl Metrics {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Full(CONNECTION_AGE.into()), &AGE_BUCKETS)?
             .set_buckets_for_metric(Matcher::Full(DRAIN_DURATION.into()), &DRAIN_BUCKETS)?
+            .set_buckets_for_metric(Matcher::Full(REQUEST_DURATION.into()), &REQUEST_BUCKETS)?
             .build_recorder();
         let exporter = recorder.handle();
         // A second install in one process (tests) keeps the first recorder.
@@ -111,6 +132,11 @@ impl Metrics {
             queue_aborted: counter!(QUEUE_ABORTED),
             accept_paused: counter!(ACCEPT_PAUSED),
             drain_duration: histogram!(DRAIN_DURATION),
+            requests: counter!(REQUESTS),
+            responses: ["1xx", "2xx", "3xx", "4xx", "5xx"]
+                .map(|status| counter!(RESPONSES, "status" => status)),
+            request_duration: histogram!(REQUEST_DURATION),
+            refused_requests: counter!(REFUSED_REQUESTS),
         })
     }
 
@@ -118,6 +144,35 @@ impl Metrics {
     pub fn connection_ended(&self, excluded: bool, age: Duration) {
         if excluded { &self.excluded } else { &self.accepted }.increment(1);
         self.connection_age.record(age.as_secs_f64());
+    }
+
+    /// Requests whose heads have passed.
+    pub fn requests(&self, begun: u32) {
+        self.requests.increment(u64::from(begun));
+    }
+
+    /// Responses that have passed, by class of status.
+    pub fn responses(&self, ended: [u32; 5]) {
+        for (counter, ended) in self.responses.iter().zip(ended) {
+            if ended > 0 {
+                counter.increment(u64::from(ended));
+            }
+        }
+    }
+
+    /// From the end of a request's head to the end of its response.
+    pub fn request_took(&self, took: Duration) {
+        self.request_duration.record(took.as_secs_f64());
+    }
+
+    /// A client sent a request after it was told that the connection ends.
+    pub fn request_refused(&self) {
+        self.refused_requests.increment(1);
+    }
+
+    /// A connection turned out to be something that is not understood.
+    pub fn opaque(&self, surprise: &'static str) {
+        counter!(OPAQUE, "surprise" => surprise).increment(1);
     }
 
     /// A drain rejected a connection.
@@ -172,6 +227,8 @@ impl Metrics {
         for (class, open) in &levels.connections {
             gauge!(CONNECTIONS_ACTIVE, "class" => *class).set(as_f64(*open));
         }
+        gauge!(REQUESTS_ACTIVE).set(as_f64(levels.active_requests));
+        gauge!(STREAMS_ACTIVE).set(as_f64(levels.active_streams));
         gauge!(BLOCKING).set(as_f64(levels.blocking));
         for phase in Phase::ALL {
             let state: Gauge = gauge!(DRAIN_STATE, "state" => phase.name());
@@ -212,6 +269,19 @@ fn describe() {
          never keep a drain from ending) or rejected by a drain."
     );
     describe_histogram!(CONNECTION_AGE, "How long connections had been open when they ended.");
+    describe_gauge!(REQUESTS_ACTIVE, "HTTP/1 connections with an exchange in flight.");
+    describe_gauge!(STREAMS_ACTIVE, "Open HTTP/2 streams.");
+    describe_counter!(REQUESTS, "HTTP/1 requests.");
+    describe_counter!(RESPONSES, "HTTP/1 responses, by class of status.");
+    describe_histogram!(
+        REQUEST_DURATION,
+        "From the end of a request's head to the end of its response; pipelined ones are not timed."
+    );
+    describe_counter!(
+        REFUSED_REQUESTS,
+        "Connections on which a client went on after it was told that they end."
+    );
+    describe_counter!(OPAQUE, "Connections that are not understood, by what surprised.");
     describe_gauge!(BLOCKING, "Open connections that keep a drain from ending.");
     describe_gauge!(DRAIN_STATE, "1 for the current phase, 0 for the others.");
     describe_gauge!(DRAIN_STARTED, "When the drain began, 0 without one.");

@@ -55,7 +55,7 @@ fn all_answered(crowd: Vec<TcpStream>) {
 fn cost_of_a_second(pid: i32) -> Duration {
     let before = usage::processor_time(pid);
     std::thread::sleep(Duration::from_secs(1));
-    usage::processor_time(pid) - before
+    usage::processor_time(pid).saturating_sub(before)
 }
 
 /// How often accepting failed for want of a descriptor.

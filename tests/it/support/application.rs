@@ -91,6 +91,7 @@ pub fn expect_end(stream: &mut TcpStream) {
 pub fn reset(stream: TcpStream) {
     let socket = socket2::SockRef::from(&stream);
     socket.set_linger(Some(std::time::Duration::ZERO)).expect("it lingers not");
+    drop(stream);
 }
 
 /// Bytes that no mistake in moving them leaves as they are; the same for the same seed.

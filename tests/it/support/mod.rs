@@ -1,8 +1,11 @@
 //! What the tests share: the program as a process, its log, its endpoints; peers of every kind.
 
 pub mod application;
+pub mod churn;
+pub mod crowd;
 pub mod directory;
 pub mod http;
+pub mod namespace;
 pub mod nginx;
 pub mod postgres;
 pub mod process;
@@ -13,9 +16,11 @@ pub use application::{
 };
 pub use directory::Directory;
 pub use http::Reply;
-pub use process::Ebbtide;
+pub use process::{Ebbtide, Finished};
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
 
 /// Nothing here takes this long; a test that would wait longer has failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,3 +28,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A drain without a lame duck, over as soon as nothing is left.
 pub const QUICK: [&str; 6] =
     ["--drain-delay", "0", "--settled-for", "0", "--settle-period", "100ms"];
+/// When a log line was written.
+pub fn written_at(line: &Value) -> SystemTime {
+    let text = line["timestamp"].as_str().expect("a time stamp");
+    humantime::parse_rfc3339(text).expect("RFC 3339")
+}

@@ -9,9 +9,11 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 use super::control::{Control, Order};
+use super::farewell::{Advice, Farewell, IdleClose};
 use super::flow::{Failure, Flow, Progress};
 use crate::net::{Socket, options};
-use crate::protocol::Direction;
+use crate::protocol::http1::DrainOptions;
+use crate::protocol::{Class, Direction, Events, Tracker, websocket};
 
 /// How a connection ended.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub enum End {
     HalfClosedTimeout,
     /// Neither side sent anything for too long.
     IdleTimeout,
+    /// A drain saw it off: its last response, its last stream, its Close, or its idleness.
+    SeenOff,
     /// It was told to end at once.
     Reset,
 }
@@ -39,20 +43,49 @@ pub struct IdleTimeouts {
     pub open: Duration,
 }
 
+/// How connections are treated, the same for all of a process.
+#[derive(Clone, Debug)]
+pub struct Manners {
+    /// Silence that ends a connection.
+    pub idle_timeouts: IdleTimeouts,
+    /// What becomes of a connection between two exchanges in a drain.
+    pub idle_close: IdleClose,
+    /// What a WebSocket is told when it must leave.
+    pub websocket_code: u16,
+    /// The reason beside it.
+    pub websocket_reason: String,
+}
+
+/// Told what happens in a relay.
+pub trait Observer: Send + Sync {
+    /// The client has sent its first byte: only then is a connection more than a probe.
+    fn first_byte(&self);
+    /// The connection is being used for something else now.
+    fn class(&self, class: Class);
+    /// Requests began or responses ended.
+    fn events(&self, events: Events);
+    /// What the drain under way asks of the last response.
+    fn drain_options(&self) -> DrainOptions;
+}
+
 /// Moves one connection's bytes until it ends.
 pub struct Relay<'a> {
     client: &'a Socket,
     upstream: &'a Socket,
     control: &'a Control,
-    /// Called at the client's first byte: only then is a connection more than a probe.
-    on_first_byte: &'a (dyn Fn() + Send + Sync),
+    manners: &'a Manners,
+    observer: &'a dyn Observer,
+    tracker: Tracker,
+    class: Class,
     to_upstream: Flow,
     to_client: Flow,
     obeyed: Order,
-    timeouts: IdleTimeouts,
+    farewell: Farewell,
     /// Only while a time-out applies; most connections never have one.
     timer: Option<Pin<Box<Sleep>>>,
     last_progress: Instant,
+    /// What both kernels had still to deliver when the timer last fired; since then nothing moved.
+    undelivered_bytes: usize,
 }
 
 impl<'a> Relay<'a> {
@@ -62,20 +95,25 @@ impl<'a> Relay<'a> {
         client: &'a Socket,
         upstream: &'a Socket,
         control: &'a Control,
-        timeouts: IdleTimeouts,
-        on_first_byte: &'a (dyn Fn() + Send + Sync),
+        tracker: Tracker,
+        manners: &'a Manners,
+        observer: &'a dyn Observer,
     ) -> Self {
         Relay {
             client,
             upstream,
             control,
-            on_first_byte,
-            to_upstream: Flow::new(),
-            to_client: Flow::new(),
+            manners,
+            observer,
+            class: tracker.class(),
+            tracker,
+            to_upstream: Flow::new(Direction::FromClient),
+            to_client: Flow::new(Direction::FromUpstream),
             obeyed: Order::Serve,
-            timeouts,
+            farewell: Farewell::default(),
             timer: None,
             last_progress: Instant::now(),
+            undelivered_bytes: usize::MAX,
         }
     }
 
@@ -91,14 +129,82 @@ impl<'a> Relay<'a> {
         };
         // A connection that broke meanwhile tells so by itself at the next read.
         let _ = options::set_keep_alive(&self.client.options(), keep_alive);
-        if order >= Order::Leave {
-            self.to_client.close();
+        match order {
+            Order::Serve => self.tracker.end_drain(),
+            _ => self.tracker.begin_drain(&self.observer.drain_options()),
+        }
+        if order >= Order::Leave && self.obeyed < Order::Leave {
+            self.leave();
         }
         if order >= Order::Close {
+            self.to_client.close();
             self.to_upstream.close();
         }
         self.obeyed = order;
         order >= Order::Reset
+    }
+
+    /// Asks the client to leave in its own protocol's words. What has none gets a FIN; what owes a
+    /// response or has open streams has been told already, and is left alone until the deadline.
+    fn leave(&mut self) {
+        match self.tracker.class() {
+            Class::WebSocket => {
+                let Manners { websocket_code, websocket_reason, .. } = self.manners;
+                let mask = fastrand::u32(..).to_be_bytes();
+                let farewell = websocket::Farewell::new(*websocket_code, websocket_reason, mask);
+                self.tracker.leave(&farewell);
+                self.farewell.handshake_begun();
+            }
+            Class::Http2 { .. } => {
+                let farewell = websocket::Farewell::new(0, "", [0; 4]);
+                self.tracker.leave(&farewell);
+            }
+            Class::Http => {}
+            Class::Idle | Class::HealthCheck | Class::Upgraded | Class::Tcp | Class::Opaque(_) => {
+                self.to_client.close();
+            }
+        }
+    }
+
+    /// Tells the observer what the tracker has seen.
+    fn tell(&mut self) {
+        if self.tracker.is_blind() && self.class == self.tracker.class() {
+            return;
+        }
+        let events = self.tracker.take_events();
+        if !events.is_empty() {
+            self.observer.events(events);
+        }
+        let class = self.tracker.class();
+        if class != self.class {
+            self.class = class;
+            self.observer.class(class);
+            if self.obeyed >= Order::Leave {
+                // It became a WebSocket, or idle, only after it was asked.
+                self.leave();
+            }
+        }
+    }
+
+    /// Sees the connection off while a drain is under way. `true` when it is to end now.
+    fn see_off(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.obeyed < Order::Drain || self.tracker.is_blind() {
+            return false;
+        }
+        match self.farewell.poll(cx, &mut self.tracker, self.manners.idle_close) {
+            Advice::Nothing => false,
+            Advice::Close => {
+                self.to_client.close();
+                self.to_upstream.close();
+                cx.waker().wake_by_ref();
+                false
+            }
+            Advice::Speak => {
+                cx.waker().wake_by_ref();
+                false
+            }
+            Advice::End => true,
+        }
     }
 
     /// Moves bytes one way. `Ok(true)` when anything was moved.
@@ -111,7 +217,7 @@ impl<'a> Relay<'a> {
             Direction::FromClient => (&mut self.to_upstream, self.client, self.upstream),
             Direction::FromUpstream => (&mut self.to_client, self.upstream, self.client),
         };
-        let moved = match flow.poll(cx, source, sink)? {
+        let moved = match flow.poll(cx, &mut self.tracker, source, sink)? {
             Progress::Waiting(moved) | Progress::Ended(moved) => moved,
             Progress::TurnOver(moved) => {
                 cx.waker().wake_by_ref();
@@ -122,7 +228,7 @@ impl<'a> Relay<'a> {
             return Ok(false);
         }
         if self.control.count(direction, moved) && direction == Direction::FromClient {
-            (self.on_first_byte)();
+            self.observer.first_byte();
         }
         Ok(true)
     }
@@ -143,9 +249,9 @@ impl<'a> Relay<'a> {
     fn timeout(&self) -> Option<(Duration, End)> {
         let half_closed = self.to_upstream.has_ended() || self.to_client.has_ended();
         let (timeout, end) = if half_closed {
-            (self.timeouts.half_closed, End::HalfClosedTimeout)
+            (self.manners.idle_timeouts.half_closed, End::HalfClosedTimeout)
         } else {
-            (self.timeouts.open, End::IdleTimeout)
+            (self.manners.idle_timeouts.open, End::IdleTimeout)
         };
         (!timeout.is_zero()).then_some((timeout, end))
     }
@@ -155,19 +261,26 @@ impl<'a> Relay<'a> {
         let Some((timeout, end)) = self.timeout() else { return Poll::Pending };
         if progressed || self.timer.is_none() {
             self.last_progress = Instant::now();
+            self.undelivered_bytes = usize::MAX;
         }
         // The timer is not moved with every byte: when it fires it is set to what is left.
         let timer = self.timer.get_or_insert_with(|| {
             Box::pin(tokio::time::sleep_until(self.last_progress + timeout))
         });
         while timer.as_mut().poll(cx).is_ready() {
-            let due = self.last_progress + timeout;
-            if due <= Instant::now() {
-                self.client.reset_on_close();
-                self.upstream.reset_on_close();
-                return Poll::Ready(end);
+            if self.last_progress + timeout <= Instant::now() {
+                // A slow reader may take longer than any time-out for what its kernel and ours
+                // hold, and a reset would throw that away.
+                let left = undelivered_bytes(self.client, self.upstream);
+                let before = std::mem::replace(&mut self.undelivered_bytes, left);
+                if left == 0 || left >= before {
+                    self.client.reset_on_close();
+                    self.upstream.reset_on_close();
+                    return Poll::Ready(end);
+                }
+                self.last_progress = Instant::now();
             }
-            timer.as_mut().reset(due);
+            timer.as_mut().reset(self.last_progress + timeout);
         }
         Poll::Pending
     }
@@ -191,9 +304,18 @@ impl Future for Relay<'_> {
                 Err(failure) => return Poll::Ready(relay.broke(direction, failure)),
             }
         }
+        relay.tell();
         if relay.to_upstream.has_ended() && relay.to_client.has_ended() {
             return Poll::Ready(End::Finished);
         }
+        if relay.see_off(cx) {
+            return Poll::Ready(End::SeenOff);
+        }
         relay.poll_timeout(cx, progressed)
     }
+}
+
+/// What the relay has handed to the kernel and a peer has not acknowledged yet.
+fn undelivered_bytes(client: &Socket, upstream: &Socket) -> usize {
+    [client, upstream].map(|socket| options::unacknowledged_bytes(socket).unwrap_or(0)).iter().sum()
 }

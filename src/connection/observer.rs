@@ -1,0 +1,87 @@
+//! What a relay tells about its connection: its class, its requests, and whether it blocks a drain.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use super::serve::Serving;
+use super::table::Entry;
+use crate::drain::Guard;
+use crate::protocol::http1::DrainOptions;
+use crate::protocol::{Class, Events};
+use crate::relay::Observer;
+
+/// Keeps a connection's entry, guard and counts in step with what its bytes say.
+pub(super) struct Watcher<'a> {
+    serving: &'a Serving,
+    entry: &'a Entry,
+    /// Held while the connection keeps a drain from ending. A new connection does until its first
+    /// bytes say otherwise: its request may be on its way.
+    guard: Mutex<Option<Guard>>,
+    /// When the request in flight had been read.
+    asked: Mutex<Option<Instant>>,
+}
+
+impl<'a> Watcher<'a> {
+    pub(super) fn new(serving: &'a Serving, entry: &'a Entry, guard: Option<Guard>) -> Self {
+        Watcher { serving, entry, guard: Mutex::new(guard), asked: Mutex::new(None) }
+    }
+
+    /// The guard, for whoever ends the connection.
+    pub(super) fn into_guard(self) -> Option<Guard> {
+        self.guard.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observer for Watcher<'_> {
+    fn first_byte(&self) {
+        if self.entry.class() != Class::HealthCheck {
+            self.serving.drain.arrival();
+        }
+    }
+
+    fn class(&self, class: Class) {
+        if self.entry.is_health_check {
+            return;
+        }
+        self.entry.control.set_class(class);
+        if let Some(surprise) = class.surprise() {
+            self.serving.metrics.opaque(surprise.name());
+        }
+        let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        match (class.excluded(), guard.is_some()) {
+            (Some(_), true) => drop(guard.take()),
+            (None, false) => *guard = Some(self.serving.drain.guard()),
+            _ => return,
+        }
+        self.serving.table.note_change();
+    }
+
+    fn events(&self, events: Events) {
+        let metrics = &self.serving.metrics;
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if events.requests_begun > 0 {
+            metrics.requests(events.requests_begun);
+            *asked = (events.requests_begun == 1 && asked.is_none()).then(Instant::now);
+        }
+        if events.responses_ended != [0; 5] {
+            metrics.responses(events.responses_ended);
+            if let Some(at) = asked.take() {
+                metrics.request_took(at.elapsed());
+            }
+        }
+        if events.refused > 0 {
+            metrics.request_refused();
+        }
+    }
+
+    fn drain_options(&self) -> DrainOptions {
+        let options = DrainOptions::default();
+        match self.serving.drain.state().progress {
+            Some(progress) if self.serving.settings.drain_deadline_header => {
+                let deadline = crate::drain::wall_clock(progress.deadline);
+                options.with_drain_deadline(&httpdate::fmt_http_date(deadline))
+            }
+            _ => options,
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The few fields of a head that say where its message ends and what may follow it.
+
+use httparse::Header;
+
+use super::Surprise;
+use crate::protocol::websocket::Extensions;
+
+/// The version of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    Http10,
+    Http11,
+}
+
+impl Version {
+    /// From what the parser calls it: the digit after the dot, which it lets be 0 or 1.
+    pub(super) fn of(minor: Option<u8>) -> Version {
+        if minor == Some(0) { Version::Http10 } else { Version::Http11 }
+    }
+}
+
+/// What a Transfer-Encoding adds up to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Coding {
+    /// There is none.
+    #[default]
+    None,
+    /// Chunked, once and last.
+    Chunked,
+    /// Others only, none of them chunked.
+    Other,
+}
+
+/// What the fields of one head say.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one field that was seen or not")]
+pub(super) struct Fields<'head> {
+    pub(super) length: Option<u64>,
+    pub(super) coding: Coding,
+    pub(super) close: bool,
+    pub(super) keep_alive: bool,
+    pub(super) expects_continue: bool,
+    pub(super) extensions: Extensions,
+    pub(super) user_agent: Option<&'head [u8]>,
+    upgrade_option: bool,
+    names_protocol: bool,
+    names_websocket: bool,
+}
+
+impl<'head> Fields<'head> {
+    pub(super) fn read(headers: &[Header<'head>]) -> Result<Fields<'head>, Surprise> {
+        let mut fields = Fields::default();
+        for header in headers {
+            fields.add(header.name, header.value)?;
+        }
+        Ok(fields)
+    }
+
+    /// The length of a name tells most fields from the few that matter without comparing them.
+    fn add(&mut self, name: &str, value: &'head [u8]) -> Result<(), Surprise> {
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        match name.len() {
+            6 if is("expect") => self.expects_continue |= has_option(value, b"100-continue"),
+            7 if is("upgrade") => {
+                self.names_protocol = true;
+                self.names_websocket |= has_option(value, b"websocket");
+            }
+            10 if is("connection") => self.connection(value),
+            10 if is("user-agent") => self.user_agent = Some(value),
+            14 if is("content-length") => return self.content_length(value),
+            17 if is("transfer-encoding") => return self.transfer_encoding(value),
+            24 if is("sec-websocket-extensions") && !value.is_empty() => {
+                self.extensions = Extensions::Negotiated;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the connection goes on after this message, as far as its sender is concerned.
+    ///
+    /// # Source
+    /// RFC 9112 §9.3.
+    pub(super) fn persists(&self, version: Version) -> bool {
+        !self.close && (self.keep_alive || version == Version::Http11)
+    }
+
+    /// Whether the message names protocols in an Upgrade field which Connection owns up to.
+    pub(super) fn upgrades(&self) -> bool {
+        self.names_protocol && self.upgrade_option
+    }
+
+    /// Whether one of those protocols is WebSocket.
+    pub(super) fn upgrades_to_websocket(&self) -> bool {
+        self.names_websocket && self.upgrade_option
+    }
+
+    fn connection(&mut self, value: &[u8]) {
+        for option in options(value) {
+            match option.len() {
+                5 => self.close |= option.eq_ignore_ascii_case(b"close"),
+                7 => self.upgrade_option |= option.eq_ignore_ascii_case(b"upgrade"),
+                10 => self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive"),
+                _ => {}
+            }
+        }
+    }
+
+    /// "5, 5" is 5 (RFC 9112 §6.3, point 5); everything else but one number is a surprise.
+    fn content_length(&mut self, value: &[u8]) -> Result<(), Surprise> {
+        for number in options(value) {
+            let number = decimal(number).ok_or(Surprise::InvalidLength)?;
+            if self.length.is_some_and(|length| length != number) {
+                return Err(Surprise::InvalidLength);
+            }
+            self.length = Some(number);
+        }
+        Ok(())
+    }
+
+    fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), Surprise> {
+        for coding in options(value) {
+            let name = coding.split(|&byte| byte == b';').next().unwrap_or(coding);
+            let name = name.trim_ascii_end();
+            self.coding = match self.coding {
+                // Nothing may come after chunked, not even chunked.
+                Coding::Chunked => return Err(Surprise::UnknownCoding),
+                _ if coding.eq_ignore_ascii_case(b"chunked") => Coding::Chunked,
+                _ if name.is_empty()
+                    || name.eq_ignore_ascii_case(b"chunked")
+                    || name.eq_ignore_ascii_case(b"identity") =>
+                {
+                    return Err(Surprise::UnknownCoding);
+                }
+                _ => Coding::Other,
+            };
+        }
+        Ok(())
+    }
+}
+
+/// The elements of a comma-separated list, without the white space around them.
+pub(super) fn options(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
+}
+
+/// Whether a comma-separated list has this element, in any case.
+pub(super) fn has_option(value: &[u8], option: &[u8]) -> bool {
+    options(value).any(|element| element.eq_ignore_ascii_case(option))
+}
+
+fn decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |number, digit| {
+        let digit = digit.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        number.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}

@@ -1,0 +1,393 @@
+//! HTTP/1: finds where messages end, and edits one head when it is time to go.
+//!
+//! One tracker sees both directions, because neither can be read alone: a response's framing
+//! depends on its request, and what follows a request may depend on its response. `head` says
+//! what a head means, `gather` puts a cut one together, `body` finds a body's end, `exchange`
+//! remembers what was asked, `requests` and `responses` are the two directions' steps,
+//! `farewell` and `forward` write the edited heads.
+
+mod body;
+mod exchange;
+mod farewell;
+mod fields;
+mod forward;
+mod gather;
+mod head;
+mod options;
+mod requests;
+mod responses;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use self::body::Body;
+use self::exchange::Outstanding;
+use self::gather::Gather;
+use super::{Class, Direction, Events, Step, Surprise, websocket};
+
+pub use self::exchange::OUTSTANDING_LIMIT;
+pub use self::farewell::service_unavailable;
+pub use self::forward::Forwarding;
+pub use self::gather::HEAD_LIMIT_BYTES;
+pub use self::head::FIELD_LIMIT;
+pub(super) use self::head::is_token;
+pub use self::options::{DrainOptions, HealthChecks, Options};
+
+/// Responses that a drain lets pass without a farewell because more requests were waiting; after
+/// that no further request is forwarded. A client that pipelines without a pause would otherwise
+/// never be told.
+const PATIENCE: u8 = 32;
+
+/// The tracker of one HTTP/1 connection, and of the WebSocket or tunnel that it may become.
+#[derive(Debug)]
+pub struct Tracker {
+    options: Arc<Options>,
+    client: IpAddr,
+    mode: Mode,
+    requests: Requests,
+    responses: Responses,
+    outstanding: Outstanding,
+    drain: Option<DrainOptions>,
+    patience: u8,
+    ending: Ending,
+    /// The farewell was said, or a request was not forwarded: this cannot be undone.
+    is_committed: bool,
+    health: Health,
+    events: Events,
+}
+
+#[derive(Debug)]
+enum Mode {
+    Http,
+    WebSocket(Box<websocket::Tracker>),
+    Upgraded,
+    Opaque(Surprise),
+}
+
+/// The client's half.
+#[derive(Debug, Default)]
+struct Requests {
+    reading: Reading,
+    gather: Gather,
+    /// Bytes of a head that was edited, still to be taken out.
+    edited_bytes: usize,
+    /// A CR came where a request begins.
+    has_return: bool,
+    /// The body is not sent before the upstream asks for it.
+    awaits_continue: bool,
+    /// Bytes of a request were not forwarded.
+    has_refused: bool,
+}
+
+/// The upstream's half.
+#[derive(Debug, Default)]
+struct Responses {
+    reading: Reading,
+    gather: Gather,
+    /// Bytes of a head that was edited, still to be taken out.
+    edited_bytes: usize,
+    /// The final status of the response whose body is being read.
+    status: u16,
+}
+
+/// What the next byte of a direction belongs to.
+#[derive(Debug, Default)]
+enum Reading {
+    /// A head.
+    #[default]
+    Head,
+    /// A body.
+    Body(Body),
+    /// HTTP/1 or something else: the response will tell.
+    MightSwitch,
+    /// A body that the upstream has declined, or a head: nothing tells.
+    Declined,
+    /// Nothing that is an exchange's.
+    Ended,
+}
+
+/// How near the end of HTTP on this connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// Exchanges may follow.
+    Open,
+    /// No request is forwarded any more.
+    Sealed,
+    /// The last response has begun.
+    Last {
+        /// The upstream has said that it reads no further.
+        upstream_leaves: bool,
+    },
+    /// The last response has passed.
+    Over {
+        /// The upstream has said that it reads no further.
+        upstream_leaves: bool,
+    },
+}
+
+/// Whether the requests so far were health checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Health {
+    NoRequest,
+    AllChecks,
+    Mixed,
+}
+
+/// What one part of a direction's bytes came to.
+enum Took {
+    /// So many bytes belong to it and pass.
+    Bytes(usize),
+    /// An answer of its own, for the first of the bytes.
+    Step(Step),
+    /// It wants to be asked again with nothing before it.
+    Alone,
+}
+
+/// What stands before a part within the bytes of one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    Parts,
+}
+
+impl Before {
+    fn of(passed: usize) -> Before {
+        if passed == 0 { Before::Nothing } else { Before::Parts }
+    }
+}
+
+impl Tracker {
+    /// A tracker for a connection that this client has just opened.
+    #[must_use]
+    pub fn new(options: Arc<Options>, client: IpAddr) -> Tracker {
+        Tracker {
+            options,
+            client,
+            mode: Mode::Http,
+            requests: Requests::default(),
+            responses: Responses::default(),
+            outstanding: Outstanding::new(),
+            drain: None,
+            patience: PATIENCE,
+            ending: Ending::Open,
+            is_committed: false,
+            health: Health::NoRequest,
+            events: Events::default(),
+        }
+    }
+
+    /// Says what to do with the bytes that a direction has read and not yet sent.
+    ///
+    /// `bytes` begin where the last answer left off. While no drain is under way, and no request
+    /// head is to be edited, the answer is [`Step::Pass`] for all of them. For no bytes it is
+    /// [`Step::Hold`].
+    pub fn step(&mut self, direction: Direction, bytes: &[u8]) -> Step {
+        if bytes.is_empty() {
+            return Step::Hold;
+        }
+        let edited_bytes = match direction {
+            Direction::FromClient => &mut self.requests.edited_bytes,
+            Direction::FromUpstream => &mut self.responses.edited_bytes,
+        };
+        if *edited_bytes > 0 {
+            let gone = bytes.len().min(*edited_bytes);
+            *edited_bytes -= gone;
+            return Step::Drop(gone);
+        }
+        self.walk(direction, bytes)
+    }
+
+    fn walk(&mut self, direction: Direction, bytes: &[u8]) -> Step {
+        let mut passed = 0;
+        while let Some(rest) = bytes.get(passed..).filter(|rest| !rest.is_empty()) {
+            let took = match (&mut self.mode, direction) {
+                (Mode::Upgraded | Mode::Opaque(_), _) => break,
+                (Mode::WebSocket(tracker), _) if tracker.is_leaving() && passed > 0 => {
+                    Ok(Took::Alone)
+                }
+                (Mode::WebSocket(tracker), _) => match tracker.step(direction, rest) {
+                    Step::Pass(count) => Ok(Took::Bytes(count)),
+                    step => return step,
+                },
+                (Mode::Http, Direction::FromClient) => self.request_bytes(rest, Before::of(passed)),
+                (Mode::Http, Direction::FromUpstream) => {
+                    self.response_bytes(rest, Before::of(passed))
+                }
+            };
+            match took {
+                Ok(Took::Bytes(count)) => passed += count,
+                Ok(Took::Step(step)) => return step,
+                Ok(Took::Alone) => return Step::Pass(passed),
+                Err(surprise) => self.surprise(surprise),
+            }
+        }
+        Step::Pass(bytes.len())
+    }
+
+    /// A drain has begun, or goes on with other options.
+    pub fn begin_drain(&mut self, options: &DrainOptions) {
+        if self.drain.is_none() {
+            self.patience = PATIENCE;
+        }
+        self.drain = Some(options.clone());
+    }
+
+    /// The drain was undone. A connection that has been told of its end still ends.
+    pub fn end_drain(&mut self) {
+        if !self.is_committed {
+            self.drain = None;
+        }
+    }
+
+    /// This direction has been read to its end.
+    pub fn end(&mut self, direction: Direction) {
+        if !matches!(self.mode, Mode::Http) {
+            return;
+        }
+        match direction {
+            Direction::FromClient => {
+                self.requests.gather.clear();
+                self.requests.reading = Reading::Ended;
+            }
+            Direction::FromUpstream => {
+                if matches!(self.responses.reading, Reading::Body(Body::UntilClose)) {
+                    self.end_response();
+                }
+                self.responses.gather.clear();
+                self.responses.reading = Reading::Ended;
+                self.end_exchanges(true);
+            }
+        }
+    }
+
+    /// What the connection is being used for.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match &self.mode {
+            Mode::Opaque(surprise) => Class::Opaque(*surprise),
+            Mode::Upgraded => Class::Upgraded,
+            Mode::WebSocket(tracker) => tracker.class(),
+            Mode::Http if self.has_half_head() => Class::Http,
+            Mode::Http if self.health == Health::AllChecks => Class::HealthCheck,
+            Mode::Http if self.is_in_flight() => Class::Http,
+            Mode::Http => Class::Idle,
+        }
+    }
+
+    /// Whether the connection may be closed here without losing anything: no exchange is in
+    /// flight and nothing was sent by half.
+    #[must_use]
+    pub fn is_safe_point(&self) -> bool {
+        match &self.mode {
+            Mode::Http => !self.has_half_head() && !self.is_in_flight() && self.is_whole(),
+            Mode::WebSocket(tracker) => tracker.leave_done(),
+            Mode::Upgraded | Mode::Opaque(_) => false,
+        }
+    }
+
+    /// Whether the last response of a drain has passed completely: the staged close is next.
+    #[must_use]
+    pub fn farewell_done(&self) -> bool {
+        let Ending::Over { upstream_leaves } = self.ending else {
+            return false;
+        };
+        let is_sending = matches!(self.requests.reading, Reading::Body(_));
+        self.drain.is_some() && self.is_whole() && (upstream_leaves || !is_sending)
+    }
+
+    /// Asks the WebSocket, if this is one, to end; see [`websocket::Tracker::leave`].
+    pub fn leave(&mut self, farewell: &websocket::Farewell) {
+        if let Mode::WebSocket(tracker) = &mut self.mode {
+            tracker.leave(farewell);
+        }
+    }
+
+    /// What to send in a direction of which no byte is pending; see
+    /// [`websocket::Tracker::interject`].
+    pub fn interject(&mut self, direction: Direction) -> Option<Vec<u8>> {
+        match &mut self.mode {
+            Mode::WebSocket(tracker) => tracker.interject(direction),
+            _ => None,
+        }
+    }
+
+    /// Whether both sides of a WebSocket have said Close.
+    #[must_use]
+    pub fn leave_done(&self) -> bool {
+        matches!(&self.mode, Mode::WebSocket(tracker) if tracker.leave_done())
+    }
+
+    /// What happened since the last call.
+    pub fn take_events(&mut self) -> Events {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Shows the tracker bytes of the client that were passed on before it was chosen.
+    pub(super) fn replay(&mut self, passed: &[u8]) {
+        if !passed.is_empty()
+            && let Err(surprise) = self.take_request_head(passed)
+        {
+            self.surprise(surprise);
+        }
+    }
+
+    /// Room that is taken for cut heads.
+    #[cfg(test)]
+    fn kept_bytes(&self) -> usize {
+        self.requests.gather.kept_bytes() + self.responses.gather.kept_bytes()
+    }
+
+    fn surprise(&mut self, surprise: Surprise) {
+        self.mode = Mode::Opaque(surprise);
+        self.requests.gather.clear();
+        self.responses.gather.clear();
+    }
+
+    /// Whether a part of a head has been read in either direction.
+    fn has_half_head(&self) -> bool {
+        self.requests.gather.has_part() || self.responses.gather.has_part()
+    }
+
+    /// Whether a request or a response is owed or being sent.
+    fn is_in_flight(&self) -> bool {
+        self.outstanding.count() > 0
+            || matches!(self.requests.reading, Reading::Body(_))
+            || matches!(self.responses.reading, Reading::Body(_))
+    }
+
+    /// Whether every head that was edited has been replaced completely.
+    fn is_whole(&self) -> bool {
+        self.requests.edited_bytes == 0 && self.responses.edited_bytes == 0
+    }
+
+    /// No request after those begun is forwarded in a drain, or tracked outside one.
+    fn seal(&mut self) {
+        if self.ending == Ending::Open {
+            self.ending = Ending::Sealed;
+        }
+        let is_begun = self.requests.gather.has_part();
+        if matches!(self.requests.reading, Reading::Head) && !is_begun {
+            self.requests.reading = Reading::Ended;
+        }
+    }
+
+    /// The response that is beginning is the last one.
+    fn announce_last(&mut self, upstream_leaves: bool) {
+        self.seal();
+        self.ending = Ending::Last { upstream_leaves };
+        if !matches!(self.requests.reading, Reading::Body(_)) {
+            self.requests.gather.clear();
+            self.requests.reading = Reading::Ended;
+        }
+    }
+
+    /// Nothing will be answered any more.
+    fn end_exchanges(&mut self, upstream_leaves: bool) {
+        self.announce_last(upstream_leaves);
+        self.ending = Ending::Over { upstream_leaves };
+        self.outstanding.clear();
+    }
+}

@@ -1,0 +1,146 @@
+//! What the frames that pass mean. Nothing here changes a byte.
+
+use super::cursor::Then;
+use super::frame::{Header, Kind, PREFACE};
+use super::streams::Streams;
+use super::{Http2, Surprise};
+use crate::protocol::Direction;
+
+impl Http2 {
+    /// Learns what is to be learned from bytes that all pass.
+    pub(super) fn watch(&mut self, direction: Direction, bytes: &[u8]) {
+        // Two copies of the loop, in each of which the direction is known.
+        match direction {
+            Direction::FromClient => self.watch_one(Direction::FromClient, bytes),
+            Direction::FromUpstream => self.watch_one(Direction::FromUpstream, bytes),
+        }
+    }
+
+    #[inline(always)]
+    fn watch_one(&mut self, direction: Direction, bytes: &[u8]) {
+        let mut passed = 0;
+        while let Some(rest) = bytes.get(passed..).filter(|rest| !rest.is_empty()) {
+            match self.advance(direction, rest) {
+                Ok(more) => passed += more,
+                Err(surprise) => return self.become_opaque(surprise),
+            }
+        }
+    }
+
+    /// Moves on by at least one byte and at most one frame; how many bytes that is.
+    #[inline(always)]
+    pub(super) fn advance(
+        &mut self,
+        direction: Direction,
+        bytes: &[u8],
+    ) -> Result<usize, Surprise> {
+        if direction == Direction::FromClient && (self.preface_bytes as usize) < PREFACE.len() {
+            return self.advance_preface(bytes);
+        }
+        let cursor = self.cursor_mut(direction);
+        if !cursor.is_in_head() {
+            let passed = cursor.skip(bytes.len());
+            let then = cursor.finished();
+            self.end_frame(direction, then);
+            return Ok(passed);
+        }
+        let Some((taken, header)) = cursor.read_head(bytes) else {
+            return Ok(bytes.len());
+        };
+        let then = self.begin_frame(direction, &header)?;
+        let whole = taken + header.unread_bytes() as usize;
+        if whole <= bytes.len() {
+            self.end_frame(direction, then);
+            return Ok(whole);
+        }
+        let cursor = self.cursor_mut(direction);
+        cursor.enter(&header, then);
+        cursor.skip(bytes.len() - taken);
+        Ok(bytes.len())
+    }
+
+    /// From now on bytes are only passed.
+    pub(super) fn become_opaque(&mut self, surprise: Surprise) {
+        self.surprise = Some(surprise);
+        self.streams = Streams::new();
+    }
+
+    fn advance_preface(&mut self, bytes: &[u8]) -> Result<usize, Surprise> {
+        let expected = PREFACE.get(self.preface_bytes as usize..).unwrap_or_default();
+        if expected.iter().zip(bytes).any(|(expected, byte)| expected != byte) {
+            return Err(Surprise::Preface);
+        }
+        let passed = expected.len().min(bytes.len());
+        self.preface_bytes += passed as u8; // at most 24
+        Ok(passed)
+    }
+
+    #[inline(always)]
+    fn begin_frame(&mut self, direction: Direction, header: &Header) -> Result<Then, Surprise> {
+        let ends = self.cursor_mut(direction).check_order(header)?;
+        Ok(match header.kind {
+            Kind::Data => {
+                self.streams.data(direction, header.stream)?;
+                ends
+            }
+            Kind::Headers => {
+                match direction {
+                    Direction::FromClient => self.streams.request(header)?,
+                    Direction::FromUpstream => self.streams.response(header.stream)?,
+                }
+                ends
+            }
+            Kind::Promise => {
+                if direction == Direction::FromClient {
+                    return Err(Surprise::StreamId);
+                }
+                self.streams.known(header.stream)?;
+                self.streams.promise(self.upstream.promised_stream(header)?)?;
+                ends
+            }
+            Kind::Continuation => ends,
+            Kind::Reset => {
+                self.streams.known(header.stream)?;
+                expect_bytes(header, 4)?;
+                Then::Reset(header.stream)
+            }
+            Kind::Settings => {
+                expect_stream_zero(header)?;
+                ends
+            }
+            Kind::Ping => {
+                expect_stream_zero(header)?;
+                expect_bytes(header, 8)?;
+                ends
+            }
+            Kind::Goaway => {
+                expect_stream_zero(header)?;
+                Then::Goaway(self.cursor(direction).last_stream(header)?)
+            }
+            Kind::Priority | Kind::WindowUpdate | Kind::Unknown => ends,
+        })
+    }
+
+    pub(super) fn end_frame(&mut self, direction: Direction, then: Then) {
+        match then {
+            Then::Nothing => {}
+            Then::End(stream) => self.streams.end(direction, stream),
+            Then::Reset(stream) => self.streams.reset(direction, stream),
+            Then::Goaway(last) => {
+                // A client's GOAWAY is about pushed streams that it does not want; they end all the same.
+                if direction == Direction::FromUpstream {
+                    self.streams.limit(last);
+                    self.farewell.heard(last);
+                }
+            }
+        }
+    }
+}
+
+fn expect_stream_zero(header: &Header) -> Result<(), Surprise> {
+    if header.stream == 0 { Ok(()) } else { Err(Surprise::StreamId) }
+}
+
+fn expect_bytes(header: &Header, length_bytes: u32) -> Result<(), Surprise> {
+    if header.length_bytes == length_bytes { Ok(()) } else { Err(Surprise::FrameSize) }
+}

@@ -1,0 +1,220 @@
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::detect::{Decision, Detector};
+use super::{Class, Direction, Events, Step, Surprise, http1, http2, websocket};
+
+/// The tracker of one connection, whatever it speaks.
+///
+/// Behind [`Tracker::Auto`], a first request whose very first word was cut is not edited to name
+/// the client: those bytes have passed.
+#[derive(Debug)]
+pub enum Tracker {
+    /// Looks at nothing.
+    Tcp,
+    /// Understood nothing of the first bytes.
+    Opaque(Surprise),
+    /// HTTP/1, and what it may become.
+    Http1(Box<http1::Tracker>),
+    /// HTTP/2 with prior knowledge, and gRPC.
+    Http2(Box<http2::Http2>),
+    /// Undecided before the first bytes.
+    Auto(Box<Auto>),
+}
+
+/// A connection whose protocol its first bytes will tell.
+#[derive(Debug)]
+pub struct Auto {
+    detector: Detector,
+    options: Arc<http1::Options>,
+    client: IpAddr,
+    ping: [u8; 8],
+    drain: Option<http1::DrainOptions>,
+}
+
+impl Tracker {
+    /// A tracker for a connection that is known to speak HTTP/1.
+    #[must_use]
+    pub fn http1(options: Arc<http1::Options>, client: IpAddr) -> Tracker {
+        Tracker::Http1(Box::new(http1::Tracker::new(options, client)))
+    }
+
+    /// A tracker for a connection that is known to speak HTTP/2; `ping` is eight random bytes.
+    #[must_use]
+    pub fn http2(ping: [u8; 8]) -> Tracker {
+        Tracker::Http2(Box::new(http2::Http2::new(ping)))
+    }
+
+    /// A tracker that finds out what a connection speaks; `ping` is eight random bytes.
+    #[must_use]
+    pub fn auto(options: Arc<http1::Options>, client: IpAddr, ping: [u8; 8]) -> Tracker {
+        Tracker::Auto(Box::new(Auto {
+            detector: Detector::default(),
+            options,
+            client,
+            ping,
+            drain: None,
+        }))
+    }
+
+    /// Whether it looks at nothing, for good: every byte passes, and need not be shown.
+    #[must_use]
+    pub fn is_blind(&self) -> bool {
+        matches!(self, Tracker::Tcp | Tracker::Opaque(_))
+    }
+
+    /// Says what to do with the bytes that a direction has read and not yet sent.
+    pub fn step(&mut self, direction: Direction, bytes: &[u8]) -> Step {
+        if bytes.is_empty() {
+            return Step::Hold;
+        }
+        if let Tracker::Auto(auto) = self {
+            match auto.detector.look(direction, bytes) {
+                Decision::Undecided => {}
+                Decision::Http1 => *self = Tracker::Http1(Box::new(auto.http1())),
+                Decision::Http2 => *self = Tracker::Http2(Box::new(auto.http2())),
+                Decision::Opaque(surprise) => *self = Tracker::Opaque(surprise),
+            }
+        }
+        match self {
+            Tracker::Http1(tracker) => tracker.step(direction, bytes),
+            Tracker::Http2(tracker) => tracker.step(direction, bytes),
+            _ => Step::Pass(bytes.len()),
+        }
+    }
+
+    /// A drain has begun, or goes on with other options.
+    pub fn begin_drain(&mut self, options: &http1::DrainOptions) {
+        match self {
+            Tracker::Http1(tracker) => tracker.begin_drain(options),
+            Tracker::Http2(tracker) => tracker.begin_drain(),
+            Tracker::Auto(auto) => auto.drain = Some(options.clone()),
+            Tracker::Tcp | Tracker::Opaque(_) => {}
+        }
+    }
+
+    /// The drain was undone.
+    pub fn end_drain(&mut self) {
+        match self {
+            Tracker::Http1(tracker) => tracker.end_drain(),
+            Tracker::Http2(tracker) => tracker.end_drain(),
+            Tracker::Auto(auto) => auto.drain = None,
+            Tracker::Tcp | Tracker::Opaque(_) => {}
+        }
+    }
+
+    /// This direction has been read to its end.
+    pub fn end(&mut self, direction: Direction) {
+        match self {
+            Tracker::Http1(tracker) => tracker.end(direction),
+            Tracker::Http2(tracker) => tracker.end(direction),
+            _ => {}
+        }
+    }
+
+    /// What the connection is being used for.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Tracker::Tcp => Class::Tcp,
+            Tracker::Opaque(surprise) => Class::Opaque(*surprise),
+            Tracker::Http1(tracker) => tracker.class(),
+            Tracker::Http2(tracker) => match tracker.surprise() {
+                Some(surprise) => Class::Opaque(Surprise::Http2(surprise)),
+                None => Class::Http2 { open_streams: tracker.open_streams() },
+            },
+            Tracker::Auto(auto) if auto.detector.prefix().is_empty() => Class::Idle,
+            Tracker::Auto(_) => Class::Http,
+        }
+    }
+
+    /// Whether the connection may be closed here without losing anything.
+    #[must_use]
+    pub fn is_safe_point(&self) -> bool {
+        match self {
+            Tracker::Tcp | Tracker::Opaque(_) => false,
+            Tracker::Http1(tracker) => tracker.is_safe_point(),
+            Tracker::Http2(tracker) => tracker.is_safe_point(),
+            Tracker::Auto(auto) => auto.detector.prefix().is_empty(),
+        }
+    }
+
+    /// Whether the last response of a drain has passed completely: the staged close is next.
+    #[must_use]
+    pub fn farewell_done(&self) -> bool {
+        match self {
+            Tracker::Http1(tracker) => tracker.farewell_done(),
+            Tracker::Http2(tracker) => tracker.farewell_done(),
+            _ => false,
+        }
+    }
+
+    /// Asks a WebSocket to end; an HTTP/2 client is told the last stream without further waiting.
+    pub fn leave(&mut self, farewell: &websocket::Farewell) {
+        match self {
+            Tracker::Http1(tracker) => tracker.leave(farewell),
+            Tracker::Http2(tracker) => tracker.leave(),
+            _ => {}
+        }
+    }
+
+    /// Whether the final GOAWAY waits for the client's answer to our PING: the relay bounds that
+    /// wait, and says [`Tracker::ping_overdue`] when it is over.
+    #[must_use]
+    pub fn awaits_ping(&self) -> bool {
+        matches!(self, Tracker::Http2(tracker) if tracker.awaits_ping())
+    }
+
+    /// The client had long enough to answer our PING.
+    pub fn ping_overdue(&mut self) {
+        if let Tracker::Http2(tracker) = self {
+            tracker.ping_overdue();
+        }
+    }
+
+    /// What to send in a direction of which no byte is pending.
+    pub fn interject(&mut self, direction: Direction) -> Option<Vec<u8>> {
+        match self {
+            Tracker::Http1(tracker) => tracker.interject(direction),
+            Tracker::Http2(tracker) => tracker.interject(direction),
+            _ => None,
+        }
+    }
+
+    /// Whether both sides of a WebSocket have said Close.
+    #[must_use]
+    pub fn leave_done(&self) -> bool {
+        matches!(self, Tracker::Http1(tracker) if tracker.leave_done())
+    }
+
+    /// What happened since the last call.
+    pub fn take_events(&mut self) -> Events {
+        match self {
+            Tracker::Http1(tracker) => tracker.take_events(),
+            _ => Events::default(),
+        }
+    }
+}
+
+impl Auto {
+    fn http1(&self) -> http1::Tracker {
+        let mut tracker = http1::Tracker::new(Arc::clone(&self.options), self.client);
+        if let Some(drain) = &self.drain {
+            tracker.begin_drain(drain);
+        }
+        tracker.replay(self.detector.prefix());
+        tracker
+    }
+
+    fn http2(&self) -> http2::Http2 {
+        let mut tracker = http2::Http2::new(self.ping);
+        // What passed before the decision is part of the preface; it passes in one step.
+        if !self.detector.prefix().is_empty() {
+            tracker.step(Direction::FromClient, self.detector.prefix());
+        }
+        if self.drain.is_some() {
+            tracker.begin_drain();
+        }
+        tracker
+    }
+}

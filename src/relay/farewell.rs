@@ -1,0 +1,156 @@
+//! Seeing a tracked connection off: what is waited for, and for how long.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep};
+
+use crate::protocol::{Class, Tracker};
+
+/// How long a client may take to see that we are gone before its socket is closed.
+///
+/// # Source
+/// RFC 9112 §9.6: closing at once can erase the last response in the client's buffer.
+const STAGED_CLOSE_PERIOD: Duration = Duration::from_secs(2);
+
+/// How long the answers to a WebSocket's Close are awaited.
+///
+/// # Source
+/// features §5.1.
+const CLOSE_HANDSHAKE_PERIOD: Duration = Duration::from_secs(5);
+
+/// How long the client's answer to the PING behind the first GOAWAY is awaited.
+///
+/// # Source
+/// grpc-go waits as long (features §3.2).
+const PING_PERIOD: Duration = Duration::from_secs(5);
+
+/// What becomes of a connection that is between two exchanges when a drain begins, or in one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdleClose {
+    /// Closed at once.
+    Immediate,
+    /// Closed after about this long, half more or less, if it is still idle.
+    After(Duration),
+    /// Told with its next response, however long that takes.
+    OnResponse,
+}
+
+impl IdleClose {
+    /// How long this one connection is left alone.
+    fn delay(self) -> Option<Duration> {
+        match self {
+            IdleClose::Immediate => Some(Duration::ZERO),
+            IdleClose::After(delay) => Some(delay.mul_f64(0.5 + fastrand::f64())),
+            IdleClose::OnResponse => None,
+        }
+    }
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaited {
+    /// The next exchange; with none, the connection is closed.
+    Idle,
+    /// The answer to our PING.
+    Ping,
+    /// The closing handshake of a WebSocket.
+    CloseHandshake,
+    /// The client's FIN.
+    StagedClose,
+}
+
+/// What the relay is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Advice {
+    /// Go on.
+    Nothing,
+    /// FIN to both sides behind what is in flight.
+    Close,
+    /// The tracker has something to say now.
+    Speak,
+    /// It has taken long enough: end.
+    End,
+}
+
+/// The farewell of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Farewell {
+    awaited: Option<(Awaited, Pin<Box<Sleep>>)>,
+}
+
+impl Farewell {
+    /// A WebSocket was asked to end.
+    pub(super) fn handshake_begun(&mut self) {
+        self.wait_for(Awaited::CloseHandshake, CLOSE_HANDSHAKE_PERIOD);
+    }
+
+    /// Looks at where the tracker is, and at the clock.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        tracker: &mut Tracker,
+        idle_close: IdleClose,
+    ) -> Advice {
+        let awaited = self.awaited.as_ref().map(|(awaited, _)| *awaited);
+        if awaited == Some(Awaited::StagedClose) {
+            return if self.is_over(cx) { Advice::End } else { Advice::Nothing };
+        }
+        if tracker.farewell_done() || tracker.leave_done() {
+            return self.close(cx);
+        }
+        match awaited {
+            Some(Awaited::CloseHandshake) if self.is_over(cx) => return self.close(cx),
+            Some(Awaited::CloseHandshake) => return Advice::Nothing,
+            _ => {}
+        }
+        let wanted = wanted(tracker);
+        if awaited != wanted {
+            self.awaited = None;
+            let period = match wanted {
+                Some(Awaited::Ping) => Some(PING_PERIOD),
+                Some(Awaited::Idle) => idle_close.delay(),
+                _ => None,
+            };
+            if let (Some(awaited), Some(period)) = (wanted, period) {
+                self.wait_for(awaited, period);
+            }
+        }
+        if !self.is_over(cx) {
+            return Advice::Nothing;
+        }
+        if wanted == Some(Awaited::Ping) {
+            tracker.ping_overdue();
+            self.awaited = None;
+            return Advice::Speak;
+        }
+        self.close(cx)
+    }
+
+    fn close(&mut self, cx: &mut Context<'_>) -> Advice {
+        self.wait_for(Awaited::StagedClose, STAGED_CLOSE_PERIOD);
+        // Registers the timer; it can't be over yet.
+        self.is_over(cx);
+        Advice::Close
+    }
+
+    fn wait_for(&mut self, awaited: Awaited, period: Duration) {
+        let timer = Box::pin(tokio::time::sleep_until(Instant::now() + period));
+        self.awaited = Some((awaited, timer));
+    }
+
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        self.awaited.as_mut().is_some_and(|(_, timer)| timer.as_mut().poll(cx) == Poll::Ready(()))
+    }
+}
+
+/// What a drain waits for on this connection, if it bounds the wait.
+fn wanted(tracker: &Tracker) -> Option<Awaited> {
+    if tracker.awaits_ping() {
+        return Some(Awaited::Ping);
+    }
+    let is_idle = matches!(tracker.class(), Class::Idle | Class::HealthCheck);
+    (is_idle && tracker.is_safe_point()).then_some(Awaited::Idle)
+}
