@@ -356,7 +356,7 @@ fn metrics_tell_the_whole_drain_up_to_the_exit() {
         assert_eq!(value(sample), Some(expected), "{sample} in:\n{text}");
     }
     let forced: f64 = found["ebbtide_drain_forced_closes_total"].iter().map(|(_, n)| n).sum();
-    assert_eq!(forced, 1.0, "{text}");
+    assert!((forced - 1.0).abs() < 0.01, "{text}");
     let ages = value("ebbtide_drain_deadline_timestamp_seconds").expect("a deadline")
         - value("ebbtide_drain_started_timestamp_seconds").expect("a start");
     assert!((ages - 2.0).abs() < 0.01, "{ages}");
