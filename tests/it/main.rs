@@ -5,3 +5,4 @@
 mod support;
 
 mod drain;
+mod http1;

@@ -1,6 +1,8 @@
 //! What the tests share: the program as a process, its log, its endpoints.
 
 pub mod http;
+pub mod http1;
+pub mod peers;
 pub mod process;
 
 pub use http::Reply;
