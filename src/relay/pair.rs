@@ -150,7 +150,6 @@ impl<'a> Relay<'a> {
                 let mask = fastrand::u32(..).to_be_bytes();
                 let farewell = websocket::Farewell::new(*websocket_code, websocket_reason, mask);
                 self.tracker.leave(&farewell);
-                self.farewell.handshake_begun();
             }
             Class::Http2 { .. } => {
                 let farewell = websocket::Farewell::new(0, "", [0; 4]);
