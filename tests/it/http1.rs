@@ -293,6 +293,23 @@ fn a_request_behind_the_last_answer_is_not_forwarded() {
 }
 
 #[test]
+fn what_a_client_sends_behind_its_last_answer_does_not_cost_it_the_answer() {
+    let app = App::new();
+    let proxy = Ebbtide::proxy(&app.upstream(), &LAME_DUCK);
+    let (mut client, mut upstream) = asked(&proxy, &app);
+    drain(&proxy);
+    upstream.send(OK);
+    client.wait_for_bytes();
+    upstream.ends();
+    // A socket that is closed by now would answer these with a reset.
+    client.send(GET.repeat(10));
+    client.expect(LAST_OK);
+    client.ends();
+    drop(client);
+    proxy.until("empty", |status| status["activeConnections"] == 0);
+}
+
+#[test]
 fn a_response_that_takes_long_completes_and_the_process_leaves_with_it() {
     let app = App::new();
     let proxy = Ebbtide::proxy(&app.upstream(), &QUICK);

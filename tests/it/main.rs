@@ -6,3 +6,5 @@ mod support;
 
 mod drain;
 mod http1;
+mod transparency;
+mod websocket;

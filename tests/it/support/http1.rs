@@ -72,6 +72,11 @@ impl Wire {
         Self::new(TcpStream::connect_timeout(&addr, PATIENCE).expect("a connection"))
     }
 
+    /// The socket itself, of which nothing has been read.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     pub fn addr(&self) -> SocketAddr {
         self.stream.local_addr().expect("its address")
     }
@@ -89,6 +94,11 @@ impl Wire {
         let read = self.stream.read(&mut buffer)?;
         self.unread.extend_from_slice(&buffer[..read]);
         Ok(read)
+    }
+
+    /// Waits until there is something to read, and leaves it there.
+    pub fn wait_for_bytes(&self) {
+        self.stream.peek(&mut [0]).expect("something to read");
     }
 
     /// Exactly so many bytes.
