@@ -40,17 +40,17 @@ pub struct Promises {
 
 /// What is served on the pod's address: nothing here changes anything.
 #[must_use]
-pub fn admin_routes(view: View) -> Router {
+pub fn admin_routes(view: &View) -> Router {
     let router = Router::new();
-    let router = pages::routes(router, &view);
-    hooks::routes(router, &view)
+    let router = pages::routes(router, view);
+    hooks::routes(router, view)
 }
 
 /// What is served on loopback only.
 #[must_use]
-pub fn control_routes(view: View) -> Router {
+pub fn control_routes(view: &View) -> Router {
     let router = Router::new();
-    let router = pages::status_route(router, &view);
-    let router = hooks::routes(router, &view);
-    control::routes(router, &view)
+    let router = pages::status_route(router, view);
+    let router = hooks::routes(router, view);
+    control::routes(router, view)
 }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use hyper::StatusCode;
+use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 
 use super::ReadinessOnDrain;
 use super::view::{View, shown};
@@ -12,16 +13,20 @@ use crate::drain::Phase;
 /// The page: no external assets, nothing to build.
 const PAGE: &str = include_str!("page.html");
 
+/// The page may run what is written in it and ask where it came from; it loads nothing, sends
+/// nothing, and nobody may frame it. What it shows of others it shows as text.
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; \
+     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+
 /// Connections that the page lists.
 const OLDEST: usize = 10;
 
 pub(super) fn routes(router: Router, view: &View) -> Router {
     let router = status_route(router, view)
         .get("/livez", |_| async { respond::text(StatusCode::OK, "ok\n") })
-        .get("/", |_| async {
-            let page = Bytes::from_static(PAGE.as_bytes());
-            respond::with_type(StatusCode::OK, "text/html; charset=utf-8", page)
-        });
+        .get("/", |_| async { page() });
     let router = on(router, "/readyz", view, ready);
     let router = on(router, "/live", view, live);
     on(router, "/metrics", view, |view| {
@@ -45,6 +50,15 @@ fn on(
         let response = answer(&view);
         async move { response }
     })
+}
+
+fn page() -> Response {
+    let page = Bytes::from_static(PAGE.as_bytes());
+    let mut response = respond::with_type(StatusCode::OK, "text/html; charset=utf-8", page);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, POLICY);
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 fn ready(view: &View) -> Response {

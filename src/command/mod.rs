@@ -1,8 +1,10 @@
 //! The commands: one file each, its flags and its `run`.
 
+mod check;
 mod client;
 mod connections;
 mod controller;
+mod demo;
 mod drain;
 mod duration;
 mod exit;
@@ -19,6 +21,7 @@ use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
 
+pub use check::check;
 pub use exit::{Exit, Failure};
 
 use crate::telemetry::{self, LogFormat};
@@ -32,8 +35,9 @@ pub struct Cli {
     log_format: LogFormat,
 
     /// What is logged: error, warn, info, debug, or for example ebbtide::drain=debug,warn
-    #[arg(long, global = true, env = "EBBTIDE_LOG", default_value = "info", value_name = "FILTER")]
-    log: String,
+    /// [default: info; for the demo, whose screen it shares: error]
+    #[arg(long, global = true, env = "EBBTIDE_LOG", value_name = "FILTER")]
+    log: Option<String>,
 
     #[command(subcommand)]
     command: Command,
@@ -48,8 +52,18 @@ enum Command {
     Status(status::Args),
     Connections(connections::Args),
     Controller(crate::controller::Args),
+    Demo(demo::Args),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
+}
+
+impl Command {
+    fn default_log(&self) -> &'static str {
+        match self {
+            Command::Demo(_) => "error",
+            _ => "info",
+        }
+    }
 }
 
 /// Parses and runs a command line, the program's name first.
@@ -65,7 +79,8 @@ pub fn main(line: impl IntoIterator<Item = OsString>) -> Result<Exit, Failure> {
             return Ok(if error.use_stderr() { Exit::Usage } else { Exit::Done });
         }
     };
-    telemetry::init(cli.log_format, &cli.log).map_err(Failure::usage)?;
+    let filter = cli.log.as_deref().unwrap_or(cli.command.default_log());
+    let log = telemetry::init(cli.log_format, filter).map_err(Failure::usage)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -79,11 +94,13 @@ pub fn main(line: impl IntoIterator<Item = OsString>) -> Result<Exit, Failure> {
             Command::Status(args) => status::run(args).await,
             Command::Connections(args) => connections::run(args).await,
             Command::Controller(args) => controller::run(args).await,
+            Command::Demo(args) => demo::run(args).await,
             Command::Completions(args) => generate::completions(&args),
             Command::Man(args) => generate::man(&args),
         }
     });
     // A look-up in a blocking thread must not hold up the exit.
     runtime.shutdown_background();
+    drop(log);
     exit
 }

@@ -54,7 +54,7 @@ impl<'de> Deserialize<'de> for BudgetOption {
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Options {
-    /// Address that clients connect to. [::] takes IPv4 too
+    /// Address that clients connect to. On :: it takes IPv4 too
     #[arg(long, value_name = "ADDR", env = "EBBTIDE_LISTEN", help_heading = "Data path")]
     pub listen: Option<SocketAddr>,
 

@@ -19,6 +19,7 @@ use crate::signal::{Request, Signals};
 /// says, while existing ones go on; the process exits when the last one has ended, or after
 /// --drain-timeout, with status 75 if anything had to be force-closed.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)] // `run` has these among its own, whose group would have the same name
 pub struct Args {
     #[command(flatten)]
     options: Options,

@@ -10,9 +10,8 @@ use tracing::{info, warn};
 use super::duration::Span;
 use super::exit::{Exit, Failure};
 use super::proxy;
-use super::sidecar::{Proxy, Sidecar};
+use super::sidecar::Sidecar;
 use crate::child::{Child, Forwarded, StopSignal};
-use crate::drain::{Drain, Trigger};
 use crate::net::{Upstream, connect};
 use crate::signal::Signals;
 
@@ -43,12 +42,22 @@ pub struct Args {
     command: Vec<OsString>,
 }
 
+impl Args {
+    /// The proxy's part, as [`proxy::Args::settings`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn settings(&self) -> Result<super::settings::Settings, Failure> {
+        self.proxy.settings()
+    }
+}
+
 /// Runs the application behind the proxy to the end of both.
 ///
 /// # Errors
 /// When either can't start.
 pub async fn run(args: Args) -> Result<Exit, Failure> {
-    let settings = args.proxy.settings()?;
+    let settings = args.settings()?;
     if args.proxy.is_check() {
         println!("the configuration is good");
         return Ok(Exit::Done);
@@ -94,19 +103,12 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         None => application.stop(&args).await,
         Some(status) => {
             warn!(status, "the application has ended: its connections are reset");
-            end_with_the_application(&mut proxy, &drain).await;
+            proxy.end_with_the_application().await;
             status
         }
     };
     info!(status, "application ended");
     Ok(Exit::Child(status))
-}
-
-/// Nothing is left to relay to: reset what is open, and say so to whoever wants to know.
-async fn end_with_the_application(proxy: &mut Proxy, drain: &Drain) {
-    drain.trigger(Trigger::Signal);
-    proxy.reset_all();
-    proxy.farewell().await;
 }
 
 /// Resolves when the application takes connections.

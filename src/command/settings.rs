@@ -257,7 +257,7 @@ fn schedule(options: &Options, problems: &mut Vec<String>) -> Schedule {
             Span(close_spread),
             Span(delay),
             Span(timeout),
-            Span(timeout - delay)
+            Span(timeout.saturating_sub(delay))
         ));
     }
     Schedule {
@@ -293,7 +293,7 @@ fn drain_timeout(options: &Options, problems: &mut Vec<String>) -> Duration {
             ));
             GRACE_MARGIN
         }
-        (None, Some(grace)) => grace - GRACE_MARGIN,
+        (None, Some(grace)) => grace.saturating_sub(GRACE_MARGIN),
         (None, None) => 300 * SECOND,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -120,16 +121,13 @@ impl Sidecar {
         let admin_addr = self.admin.local_addr();
         let control_addr = self.control.local_addr();
         let endpoints = vec![
-            self.admin.serve(admin::admin_routes(self.view.clone()).into_handler()),
-            self.control.serve(admin::control_routes(self.view).into_handler()),
+            self.admin.serve(admin::admin_routes(&self.view).into_handler()),
+            self.control.serve(admin::control_routes(&self.view).into_handler()),
         ];
         info!(admin = %admin_addr, control = %control_addr, "endpoints answer");
         application.await;
         let descriptors = options::raise_descriptor_limit();
-        let max_connections = self
-            .settings
-            .max_connections
-            .map_or_else(|| connections_within(descriptors), usize::from);
+        let max_connections = allowed(self.settings.max_connections, descriptors);
         let permits = Arc::new(Semaphore::new(max_connections));
         for (bound, settings, status) in self.listeners {
             let listener = bound.listen().map_err(Failure::unavailable)?;
@@ -189,6 +187,25 @@ impl Sidecar {
     }
 }
 
+/// As many connections as were asked for, if there are descriptors for them: a client that is taken
+/// without one left for the application would be lost, and in the kernel's queue it is not.
+fn allowed(asked: Option<NonZeroUsize>, descriptors: u64) -> usize {
+    let allowed = connections_within(descriptors);
+    match asked.map(usize::from) {
+        Some(asked) if asked > allowed => {
+            warn!(
+                asked,
+                allowed,
+                descriptors,
+                "--max-connections is more than the descriptor limit allows: taking what it allows"
+            );
+            allowed
+        }
+        Some(asked) => asked,
+        None => allowed,
+    }
+}
+
 fn bind_endpoint(addr: std::net::SocketAddr, flag: &str) -> Result<serve::Bound, Failure> {
     Server::default()
         .bind(addr)
@@ -212,6 +229,7 @@ async fn heed(drain: Drain, mut answers: mpsc::Receiver<Answer>) {
 
 impl Proxy {
     /// Serves until a drain is over that the process is to exit after, and says goodbye.
+    #[expect(clippy::wrong_self_convention, reason = "that is where it goes; it converts nothing")]
     pub async fn to_the_end(&mut self) -> Exit {
         self.drained().await;
         self.farewell().await
@@ -223,7 +241,7 @@ impl Proxy {
         loop {
             let state = *states.borrow_and_update();
             let exits = state.progress.is_some_and(|progress| progress.exits);
-            if state.phase == Phase::Drained && exits && self.is_empty(state).await {
+            if state.phase == Phase::Drained && exits && self.is_empty(state) {
                 return;
             }
             tokio::select! {
@@ -239,18 +257,23 @@ impl Proxy {
 
     /// Whether nothing blocks any more. A drain that was over without an exit may have let new
     /// connections in (reject mode `accept`); those have until the deadline too.
-    async fn is_empty(&self, state: State) -> bool {
+    fn is_empty(&self, state: State) -> bool {
         let past_deadline =
             state.progress.is_none_or(|progress| Instant::now() >= progress.deadline);
         self.drain.blocking() == 0 || past_deadline
     }
 
-    /// Says goodbye: the final report, the last answers, the line in the termination log.
-    pub async fn farewell(&mut self) -> Exit {
-        let state = self.drain.state();
-        // What does not block (idle connections, health checks) learns by a FIN that we go; those
-        // that were reset at the deadline still want to log how they ended.
-        self.table.order_all(Order::Close);
+    /// Ends because the application is gone: what is open is reset, and nothing is waited for.
+    pub async fn end_with_the_application(&mut self) {
+        self.drain.trigger(Trigger::Signal);
+        self.table.order_all(Order::Reset);
+        self.emptied().await;
+        self.drain.end();
+        self.farewell().await;
+    }
+
+    /// Waits until those that were told to end at once have logged how they did.
+    async fn emptied(&self) {
         let gone = async {
             while self.drain.blocking() > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -259,6 +282,14 @@ impl Proxy {
         if tokio::time::timeout(FAREWELL_PERIOD, gone).await.is_err() {
             warn!(blocking = self.drain.blocking(), "leaving with connections that did not end");
         }
+    }
+
+    /// Says goodbye: the final report, the last answers, the line in the termination log.
+    pub async fn farewell(&mut self) -> Exit {
+        let state = self.drain.state();
+        // What does not block (idle connections, health checks) learns by a FIN that we go.
+        self.table.order_all(Order::Close);
+        self.emptied().await;
         let took = state.progress.map(|progress| progress.started.elapsed()).unwrap_or_default();
         self.metrics.drained(took);
         if let Some(final_report) = &mut self.final_report {
@@ -291,11 +322,6 @@ impl Proxy {
             &format!("ebbtide: ended at once on request, {cut} connections cut"),
         );
         if cut == 0 { Exit::Done } else { Exit::DeadlinePassed }
-    }
-
-    /// Resets every connection, because the application is gone.
-    pub fn reset_all(&self) {
-        self.table.order_all(Order::Reset);
     }
 }
 

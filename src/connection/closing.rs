@@ -26,10 +26,13 @@ pub struct Budget {
 /// Watches the phases and tells the connections: find dead peers sooner, leave in turn, end.
 pub async fn see_out(drain: Drain, table: Table, budgets: Vec<Budget>) {
     let mut states = drain.watch();
-    loop {
+    'phases: loop {
         let state = *states.borrow_and_update();
         match (state.phase, state.progress) {
-            (Phase::Serving, _) | (_, None) => table.order_all(Order::Serve),
+            (Phase::Serving, _) | (_, None) => {
+                table.forget_drain();
+                table.order_all(Order::Serve);
+            }
             (Phase::LameDuck | Phase::Draining, Some(progress)) => {
                 table.order_all(Order::Drain);
                 end_budgets(&mut states, &table, &budgets, progress.started).await;
@@ -43,7 +46,18 @@ pub async fn see_out(drain: Drain, table: Table, budgets: Vec<Budget>) {
                     continue;
                 }
             }
-            (Phase::Drained, _) => close_all(&table, Order::Reset),
+            (Phase::Drained, Some(progress)) => {
+                // Who came when it was over (mode `accept`, `--admit`) has until the deadline too.
+                let deadline = progress.deadline;
+                for (at, order) in
+                    [(deadline, Order::Close), (deadline + FORCE_CLOSE_PERIOD, Order::Reset)]
+                {
+                    if !sleep_unless_changed(&mut states, at).await {
+                        continue 'phases;
+                    }
+                    close_all(&table, order);
+                }
+            }
         }
         if states.changed().await.is_err() {
             return;

@@ -230,7 +230,10 @@ impl Listening {
     /// Serves who comes until the phase changes, or nobody has come for `settle_period`.
     async fn serve_round(&mut self, settle_period: Option<Duration>) -> Ended {
         loop {
-            let Some(permit) = self.permit().await else { return Ended::PhaseChanged };
+            let permit = match self.permit(settle_period).await {
+                Ok(permit) => permit,
+                Err(ended) => return ended,
+            };
             let accepted = async {
                 match settle_period {
                     Some(period) => timeout(period, self.listener.accept()).await.ok(),
@@ -252,21 +255,39 @@ impl Listening {
         }
     }
 
-    /// Leave to open one more connection. `None` when the phase changed while waiting for it.
-    async fn permit(&mut self) -> Option<Option<OwnedSemaphorePermit>> {
-        let Some(permits) = &self.permits else { return Some(None) };
+    /// Leave to open one more connection. None is needed when nobody has come for `settle_period`.
+    async fn permit(
+        &mut self,
+        mut settle_period: Option<Duration>,
+    ) -> Result<Option<OwnedSemaphorePermit>, Ended> {
+        let Some(permits) = &self.permits else { return Ok(None) };
         if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
-            return Some(Some(permit));
+            return Ok(Some(permit));
         }
         self.serving.metrics.accept_paused();
         warn!(
             listener = %self.status.addr,
             "as many connections are open as --max-connections allows: accepting pauses"
         );
-        tokio::select! {
-            _ = self.states.changed() => None,
-            // The semaphore is never closed.
-            permit = Arc::clone(permits).acquire_owned() => Some(permit.ok()),
+        loop {
+            let settled = async {
+                match settle_period {
+                    Some(period) => sleep(period).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = self.states.changed() => return Err(Ended::PhaseChanged),
+                // The semaphore is never closed.
+                permit = Arc::clone(permits).acquire_owned() => return Ok(permit.ok()),
+                () = settled => {}
+            }
+            // Nobody accepts meanwhile, so a queue that is empty now was empty all the time.
+            if self.listener.queue_length() == 0 {
+                return Err(Ended::QueueEmpty);
+            }
+            settle_period = None;
         }
     }
 
@@ -417,7 +438,9 @@ impl Listening {
             if self.serve_round(Some(Duration::ZERO)).await == Ended::QueueEmpty {
                 self.status.set(ListenerState::Rejecting);
                 self.door.shut();
-                self.turn_away_round().await;
+                while self.is_rejecting() {
+                    self.turn_away_round().await;
+                }
             }
         }
         self
@@ -433,8 +456,13 @@ impl Listening {
             match accepted {
                 Err(error) => self.pause(&error).await,
                 Ok(accepted) if contains(&self.settings.admit, accepted.peer.ip()) => {
-                    let permit = self.permit().await.flatten();
-                    self.serve(accepted, permit);
+                    // It is accepted already: what ends the wait is not held against it.
+                    let permit = self.permit(None).await;
+                    let ended = permit.is_err();
+                    self.serve(accepted, permit.ok().flatten());
+                    if ended {
+                        return;
+                    }
                 }
                 Ok(accepted) => {
                     self.serving.table.count_rejected();

@@ -167,16 +167,22 @@ impl Table {
         census
     }
 
-    /// Connections that drains made leave, since the process started.
+    /// Connections that the drain made leave.
     #[must_use]
     pub fn forced(&self) -> u64 {
         self.0.forced.load(Ordering::Acquire)
     }
 
-    /// New connections that drains rejected, as far as we saw them.
+    /// New connections that the drain rejected, as far as we saw them.
     #[must_use]
     pub fn rejected(&self) -> u64 {
         self.0.rejected.load(Ordering::Acquire)
+    }
+
+    /// Begins to count anew what drains do, because the last one was undone.
+    pub fn forget_drain(&self) {
+        self.0.forced.store(0, Ordering::Release);
+        self.0.rejected.store(0, Ordering::Release);
     }
 
     /// Counts a rejected connection.

@@ -1,7 +1,8 @@
 //! Reports in, a pure decision, deregistration out: in its smallest honest form.
 //!
 //! Keeps the last report of every target, acknowledges it, and says in the log what a balancer would
-//! be told. The log is a balancer that applies everything at once, so the answers are true.
+//! be told. The log drives no balancer, so the answer to a drain is `pending`, unless the operator
+//! says after how long weight zero may be assumed.
 
 mod check;
 mod decide;
@@ -12,6 +13,7 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::api::report::Report;
 use crate::api::serve::{self, Bound, Running, Server};
@@ -40,6 +42,24 @@ pub struct Args {
     /// Remember at most this many targets, of about 2 KiB each
     #[arg(long, env = "EBBTIDE_MAX_TARGETS", value_name = "COUNT", default_value_t = 10_000)]
     pub max_targets: usize,
+
+    /// Answer that weight zero is applied this long after it was logged, which ends a proxy's lame
+    /// duck. Without it the answer stays `pending`: no balancer is driven, so nobody knows
+    #[arg(
+        long,
+        env = "EBBTIDE_ASSUME_WEIGHT_ZERO_AFTER",
+        value_name = "DURATION",
+        value_parser = parse_duration
+    )]
+    pub assume_weight_zero_after: Option<Duration>,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    match text {
+        "0" => Ok(Duration::ZERO),
+        _ => humantime::parse_duration(text)
+            .map_err(|_| format!("`{text}` is no duration; write 1500ms, 10s or 5m")),
+    }
 }
 
 /// Told what is done for which target, with the report that made it so.
@@ -71,7 +91,7 @@ impl Controller {
         let server = Server { max_connections: MAX_CONNECTIONS, ..Server::default() };
         let bound = server.bind(args.listen)?;
         let shared = Arc::new(Shared {
-            table: Mutex::new(Table::new(args.max_targets)),
+            table: Mutex::new(Table::new(args.max_targets, args.assume_weight_zero_after)),
             on_action: Box::new(on_action),
         });
         Ok(Controller { bound, shared })

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::check::Checked;
-use super::decide::{Decision, decide};
+use super::decide::{Action, Decision, decide};
 use crate::api::report::{BalancerState, Identity, Report};
 
 /// A target that has not reported for this long may be forgotten to make room: twenty heartbeats of
@@ -31,7 +31,7 @@ pub(super) enum Refusal {
 }
 
 /// A target as `GET /targets` shows it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TargetReport {
     /// How long ago it reported.
@@ -58,7 +58,10 @@ impl Key {
 struct Target {
     report: Report,
     start_time: SystemTime,
-    balancer: BalancerState,
+    /// What the balancer was told.
+    told: BalancerState,
+    /// When it has applied weight zero, if that is what it was told and we may assume it at all.
+    weight_zero_at: Option<Instant>,
     heard: Instant,
 }
 
@@ -66,27 +69,35 @@ struct Target {
 pub(super) struct Table {
     targets: BTreeMap<Key, Target>,
     max_targets: usize,
+    weight_zero_after: Option<Duration>,
 }
 
 impl Table {
-    pub(super) fn new(max_targets: usize) -> Self {
-        Table { targets: BTreeMap::new(), max_targets }
+    /// A table of nobody. `weight_zero_after` is how long the balancer takes to apply a weight of
+    /// zero once it was told; `None` when nobody knows.
+    pub(super) fn new(max_targets: usize, weight_zero_after: Option<Duration>) -> Self {
+        Table { targets: BTreeMap::new(), max_targets, weight_zero_after }
     }
 
     /// Remembers a report and says what follows from it.
     pub(super) fn store(&mut self, checked: Checked, now: Instant) -> Result<Decision, Refusal> {
         let Checked { report, start_time } = checked;
         let key = Key::of(&report.identity);
-        let applied = match self.targets.get(&key) {
-            None => BalancerState::default(),
+        let (told, mut weight_zero_at) = match self.targets.get(&key) {
+            None => (BalancerState::default(), None),
             Some(known) => {
                 known.precedes(&report, start_time)?;
-                known.balancer
+                (known.told, known.weight_zero_at)
             }
         };
-        let decision = decide(applied, &report)
-            .ok_or_else(|| Refusal::Phase { phase: report.phase.clone() })?;
-        let target = Target { balancer: decision.answer.balancer, report, start_time, heard: now };
+        let mut decision =
+            decide(told, &report).ok_or_else(|| Refusal::Phase { phase: report.phase.clone() })?;
+        if decision.actions.contains(&Action::WeightZero) {
+            weight_zero_at = self.weight_zero_after.map(|after| now + after);
+        }
+        let told = decision.answer.balancer;
+        let target = Target { told, weight_zero_at, report, start_time, heard: now };
+        decision.answer.balancer = target.applied(now);
         if !self.targets.contains_key(&key) {
             self.make_room(now)?;
         }
@@ -121,7 +132,7 @@ impl Table {
             .values()
             .map(|target| TargetReport {
                 age_seconds: now.saturating_duration_since(target.heard).as_secs_f64(),
-                balancer: target.balancer,
+                balancer: target.applied(now),
                 report: target.report.clone(),
             })
             .collect()
@@ -129,6 +140,16 @@ impl Table {
 }
 
 impl Target {
+    /// What the balancer has applied of what it was told.
+    fn applied(&self, now: Instant) -> BalancerState {
+        match self.told {
+            BalancerState::WeightZero if self.weight_zero_at.is_none_or(|at| now < at) => {
+                BalancerState::Pending
+            }
+            told => told,
+        }
+    }
+
     fn precedes(&self, report: &Report, start_time: SystemTime) -> Result<(), Refusal> {
         if start_time < self.start_time {
             return Err(Refusal::StaleRun { start_time: self.report.start_time.clone() });
@@ -141,7 +162,7 @@ impl Target {
     }
 
     fn may_be_forgotten(&self, now: Instant) -> bool {
-        self.balancer == BalancerState::Deregistered
+        self.told == BalancerState::Deregistered
             || now.saturating_duration_since(self.heard) >= SILENCE_TIMEOUT
     }
 }

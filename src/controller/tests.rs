@@ -29,6 +29,8 @@ pub fn report(name: &str, sequence: u64, phase: &str) -> Report {
         drain_timeout_seconds: 300.0,
         active_connections: 1,
         drain_blocking_connections: 1,
+        active_requests: 0,
+        active_streams: 0,
         by_class: BTreeMap::new(),
         forced_closes: 0,
         rejected: 0,
@@ -46,7 +48,11 @@ struct Fixture {
 impl Fixture {
     fn start(max_targets: usize) -> Self {
         let (tell, actions) = mpsc::unbounded_channel();
-        let args = Args { listen: "127.0.0.1:0".parse().expect("an address"), max_targets };
+        let args = Args {
+            listen: "127.0.0.1:0".parse().expect("an address"),
+            max_targets,
+            assume_weight_zero_after: Some(Duration::ZERO),
+        };
         let controller = Controller::bind(&args, move |action, report| {
             let _test_is_over = tell.send((report.identity.pod_name.clone(), action));
         })
@@ -190,9 +196,33 @@ async fn one_target_too_many_is_503_with_what_to_do() {
 }
 
 #[test]
+fn a_balancer_that_takes_its_time_is_told_once_and_pending_until_then() {
+    use BalancerState::{Deregistered, Pending, WeightZero};
+
+    let start = Instant::now();
+    let second = Duration::from_secs(1);
+    let mut table = Table::new(1, Some(second * 2));
+    let mut sequence = 0;
+    let mut store = |phase: &str, after: Duration| {
+        sequence += 1;
+        let body = serde_json::to_vec(&report("a", sequence, phase)).expect("JSON");
+        let decision =
+            table.store(check(&body).expect("a report"), start + after).expect("a decision");
+        assert_eq!(table.list(start + after)[0].balancer, decision.answer.balancer);
+        (decision.answer.balancer, decision.actions)
+    };
+    assert_eq!(store("LameDuck", Duration::ZERO), (Pending, vec![Action::WeightZero]));
+    assert_eq!(store("LameDuck", second), (Pending, vec![]));
+    assert_eq!(store("LameDuck", second * 2), (WeightZero, vec![]));
+    assert_eq!(store("Serving", second * 3), (Pending, vec![Action::Register]));
+    assert_eq!(store("LameDuck", second * 3), (Pending, vec![Action::WeightZero]));
+    assert_eq!(store("Drained", second * 4), (Deregistered, vec![Action::Deregister]));
+}
+
+#[test]
 fn a_full_table_forgets_only_who_will_not_be_missed() {
     let start = Instant::now();
-    let mut table = Table::new(2);
+    let mut table = Table::new(2, None);
     let mut store = |name: &str, phase: &str, after: Duration| {
         let body = serde_json::to_vec(&report(name, 1, phase)).expect("JSON");
         let stored = table.store(check(&body).expect("a report"), start + after);
@@ -213,4 +243,19 @@ fn a_full_table_forgets_only_who_will_not_be_missed() {
     // Deregistered counts at once, but the longest silence goes first.
     assert_eq!(store("d", "Drained", silent), (Ok(()), "b d".to_owned()));
     assert_eq!(store("e", "Serving", silent + second), (Ok(()), "d e".to_owned()));
+}
+
+#[test]
+fn a_balancer_that_nobody_drives_stays_pending_until_the_target_is_gone() {
+    let now = Instant::now();
+    let mut table = Table::new(1, None);
+    for (sequence, phase, balancer) in [
+        (1, "LameDuck", BalancerState::Pending),
+        (2, "Draining", BalancerState::Pending),
+        (3, "Drained", BalancerState::Deregistered),
+    ] {
+        let body = serde_json::to_vec(&report("a", sequence, phase)).expect("JSON");
+        let decision = table.store(check(&body).expect("a report"), now).expect("a decision");
+        assert_eq!(decision.answer.balancer, balancer, "{phase}");
+    }
 }

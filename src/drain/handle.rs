@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
+use tracing::info;
 
 use super::schedule::{Machine, Observed, Progress, Schedule};
 use super::{Phase, Trigger};
@@ -85,6 +86,11 @@ impl Drain {
         let mut undone = false;
         self.apply(|machine, _| undone = machine.undrain());
         undone
+    }
+
+    /// Ends the drain under way, because there is nothing left that could be served.
+    pub fn end(&self) {
+        self.apply(|machine, _| machine.end());
     }
 
     /// The balancer has applied weight zero.
@@ -173,6 +179,16 @@ impl Drain {
         machine.advance(now, observed);
         let state = State { phase: machine.phase(), progress: machine.progress() };
         self.0.phase.store(state.phase as u8, Ordering::Release);
+        let before = self.0.state.borrow().phase;
+        if before != state.phase {
+            info!(
+                from = before.name(),
+                phase = state.phase.name(),
+                trigger = state.progress.map(|progress| progress.trigger.name()),
+                blocking = observed.blocking,
+                "phase"
+            );
+        }
         // Published under the lock, so that watchers see the phases in their order.
         self.0.state.send_if_modified(|current| {
             let changed = *current != state;

@@ -122,6 +122,13 @@ impl Machine {
         self.last_arrival = Some(now);
     }
 
+    /// Ends the drain under way: there is nothing left that could be served.
+    pub fn end(&mut self) {
+        if self.progress.is_some() {
+            self.phase = Phase::Drained;
+        }
+    }
+
     /// Moves on as far as the clock and the world allow.
     pub fn advance(&mut self, now: Instant, observed: Observed) {
         let Some(progress) = self.progress else {
@@ -276,6 +283,16 @@ mod tests {
         assert_eq!(progress.deadline, start + seconds(300));
         assert_eq!(progress.trigger, Trigger::Endpoint);
         assert!(progress.exits);
+    }
+
+    #[test]
+    fn a_drain_that_is_ended_waits_for_nothing() {
+        let (mut machine, start) = draining(schedule());
+        machine.end();
+        assert_eq!(phase_at(&mut machine, start, BUSY), Phase::Drained);
+        let mut idle = Machine::new(schedule());
+        idle.end();
+        assert_eq!(idle.phase(), Phase::Serving);
     }
 
     #[test]

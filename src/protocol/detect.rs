@@ -93,13 +93,15 @@ fn unknown(seen: &[u8]) -> Surprise {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::protocol::testing::{Outcome, Script};
     use crate::protocol::{Class, Tracker};
     use std::net::Ipv4Addr;
 
     fn play(script: &Script) -> Outcome {
-        script.play(|| Tracker::auto(Default::default(), Ipv4Addr::LOCALHOST.into()))
+        script.play(|| Tracker::auto(Arc::default(), Ipv4Addr::LOCALHOST.into(), [7; 8]))
     }
 
     fn decided(first: &[u8]) -> Decision {
@@ -153,6 +155,6 @@ mod tests {
         let outcome = play(&Script::new().client("PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"));
         assert_eq!(outcome.last().class, Class::Opaque(Surprise::Http2Preface));
         let outcome = play(&Script::new().client(HTTP2_PREFACE).upstream("\0"));
-        assert_eq!(outcome.last().class, Class::Opaque(Surprise::Http2Preface));
+        assert_eq!(outcome.last().class, Class::Http2 { open_streams: 0 });
     }
 }

@@ -5,6 +5,11 @@
 //! number of bytes. While no drain is under way its only answer is [`Step::Pass`] for all it was
 //! shown: the bytes out are the bytes in. Any surprise makes it opaque for good.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "counts of bytes within a header or a frame: each cast's bound stands beside it"
+)]
+
 mod class;
 pub mod detect;
 mod events;

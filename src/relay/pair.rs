@@ -84,6 +84,8 @@ pub struct Relay<'a> {
     /// Only while a time-out applies; most connections never have one.
     timer: Option<Pin<Box<Sleep>>>,
     last_progress: Instant,
+    /// What both kernels had still to deliver when the timer last fired; since then nothing moved.
+    undelivered_bytes: usize,
 }
 
 impl<'a> Relay<'a> {
@@ -111,6 +113,7 @@ impl<'a> Relay<'a> {
             farewell: Farewell::default(),
             timer: None,
             last_progress: Instant::now(),
+            undelivered_bytes: usize::MAX,
         }
     }
 
@@ -257,19 +260,26 @@ impl<'a> Relay<'a> {
         let Some((timeout, end)) = self.timeout() else { return Poll::Pending };
         if progressed || self.timer.is_none() {
             self.last_progress = Instant::now();
+            self.undelivered_bytes = usize::MAX;
         }
         // The timer is not moved with every byte: when it fires it is set to what is left.
         let timer = self.timer.get_or_insert_with(|| {
             Box::pin(tokio::time::sleep_until(self.last_progress + timeout))
         });
         while timer.as_mut().poll(cx).is_ready() {
-            let due = self.last_progress + timeout;
-            if due <= Instant::now() {
-                self.client.reset_on_close();
-                self.upstream.reset_on_close();
-                return Poll::Ready(end);
+            if self.last_progress + timeout <= Instant::now() {
+                // A slow reader may take longer than any time-out for what its kernel and ours
+                // hold, and a reset would throw that away.
+                let left = undelivered_bytes(self.client, self.upstream);
+                let before = std::mem::replace(&mut self.undelivered_bytes, left);
+                if left == 0 || left >= before {
+                    self.client.reset_on_close();
+                    self.upstream.reset_on_close();
+                    return Poll::Ready(end);
+                }
+                self.last_progress = Instant::now();
             }
-            timer.as_mut().reset(due);
+            timer.as_mut().reset(self.last_progress + timeout);
         }
         Poll::Pending
     }
@@ -302,4 +312,9 @@ impl Future for Relay<'_> {
         }
         relay.poll_timeout(cx, progressed)
     }
+}
+
+/// What the relay has handed to the kernel and a peer has not acknowledged yet.
+fn undelivered_bytes(client: &Socket, upstream: &Socket) -> usize {
+    [client, upstream].map(|socket| options::unacknowledged_bytes(socket).unwrap_or(0)).iter().sum()
 }

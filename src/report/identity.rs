@@ -2,6 +2,15 @@
 
 use crate::api::report::Identity;
 
+/// The variables of our own that name this process; those without the prefix are common property.
+pub const IDENTITY_VARIABLES: [&str; 5] = [
+    "EBBTIDE_NAMESPACE",
+    "EBBTIDE_POD_NAME",
+    "EBBTIDE_POD_UID",
+    "EBBTIDE_NODE_NAME",
+    "EBBTIDE_POD_IP",
+];
+
 /// Who this process is, from its environment.
 ///
 /// Each field is read from `EBBTIDE_<NAME>` first and `<NAME>` then: `NAMESPACE` (plain:

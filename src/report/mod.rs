@@ -18,7 +18,7 @@ mod trouble;
 
 pub use attempt::Attempt;
 pub use feed::{Delivery, Feed, FinalReport};
-pub use identity::identity;
+pub use identity::{IDENTITY_VARIABLES, identity};
 pub use reporter::Reporter;
 pub use settings::{Args, Error, Settings, parse_url};
 pub use snapshot::Source;

@@ -3,6 +3,8 @@
 //! Names follow <https://prometheus.io/docs/practices/naming/>: base units, `_total` on counters,
 //! labels from closed sets only.
 
+#![expect(clippy::disallowed_macros, reason = "the one file where metrics get their names")]
+
 use std::time::Duration;
 
 use metrics::{
@@ -38,6 +40,18 @@ const UPSTREAM_FAILURES: &str = "ebbtide_upstream_failures_total";
 const REPORT_ATTEMPTS: &str = "ebbtide_report_attempts_total";
 const REPORT_AGE: &str = "ebbtide_report_age_seconds";
 const BUILD_INFO: &str = "ebbtide_build_info";
+
+/// Counters that stand at 0 from the start, value by value of their label: a rate over a series that
+/// first appears with its first event misses that event, which in a pod that ends is often the only one.
+const FROM_ZERO: [(&str, &str, &[&str]); 4] = [
+    (CONNECTIONS, "result", &["accepted", "excluded", "rejected"]),
+    (REJECTED, "mode", &["http503", "reset"]),
+    (ACCEPT_ERRORS, "reason", &["emfile", "enfile", "enobufs", "other"]),
+    (UPSTREAM_FAILURES, "reason", &["timeout", "not_there", "name", "other"]),
+];
+
+/// How a drain makes a connection leave; of these, too, there are 0 from the start.
+const FORCED_REASONS: [&str; 3] = ["asked", "closed", "reset"];
 
 /// From a probe to a day-long stream.
 const AGE_BUCKETS: [f64; 9] = [0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 3600.0, 14_400.0, 86_400.0];
@@ -107,6 +121,7 @@ impl Metrics {
         // A second install in one process (tests) keeps the first recorder.
         let _ = metrics::set_global_recorder(recorder);
         describe();
+        start_from_zero();
         gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(Metrics {
             exporter,
@@ -226,6 +241,17 @@ impl Metrics {
         }
         self.exporter.run_upkeep();
         self.exporter.render()
+    }
+}
+
+fn start_from_zero() {
+    for (name, label, values) in FROM_ZERO {
+        for value in values {
+            counter!(name, label => *value).increment(0);
+        }
+    }
+    for reason in FORCED_REASONS {
+        counter!(FORCED_CLOSES, "class" => "tcp", "reason" => reason).increment(0);
     }
 }
 

@@ -3,5 +3,5 @@
 mod logs;
 mod metrics;
 
-pub use logs::{LogFormat, init};
+pub use logs::{Log, LogFormat, init};
 pub use metrics::{Levels, Metrics};

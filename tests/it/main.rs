@@ -2,9 +2,36 @@
 //!
 //! One module per capability; `support` starts the program and talks to it.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::unchecked_time_subtraction,
+    reason = "the figures of a test are small, and a panic is how it fails"
+)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test is a thread of its own with a real clock: it may sleep between two looks"
+)]
+
 mod support;
 
+mod churn;
+mod cli;
+mod closing;
+mod demo;
+mod deploy;
 mod drain;
+mod endpoints;
+mod faults;
+mod house;
 mod http1;
+mod image;
+mod memory;
+mod page;
+mod postgres;
+mod reject;
+mod relay;
+mod run;
 mod transparency;
 mod websocket;

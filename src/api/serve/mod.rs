@@ -7,6 +7,7 @@
 mod connection;
 pub mod respond;
 mod router;
+mod spare;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -23,6 +25,8 @@ use tokio::task::{JoinHandle, JoinSet};
 
 pub use respond::{BodyError, ResponseBody, read_body};
 pub use router::{Router, last_segment};
+
+use spare::Spare;
 
 /// What a handler takes.
 pub type Request = hyper::Request<hyper::body::Incoming>;
@@ -196,11 +200,12 @@ where
     F: Future<Output = Response> + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(bound.settings.max_connections));
+    let spare = Arc::new(Spare::new());
     let mut connections = JoinSet::new();
     loop {
         let next = async {
             let place = Arc::clone(&places).acquire_owned().await;
-            (place, accept(&bound.listener).await)
+            (place, accept(&bound.listener, &spare).await)
         };
         let (place, stream) = tokio::select! {
             _ = stopped.changed() => break,
@@ -213,8 +218,11 @@ where
             handler.clone(),
             stopped.clone(),
         );
+        let spare = Arc::clone(&spare);
         connections.spawn(async move {
             serving.await;
+            // At once, before anybody else takes the descriptor that this connection leaves.
+            spare.keep();
             drop(place);
         });
     }
@@ -223,13 +231,22 @@ where
 }
 
 /// The next connection, however long the kernel refuses to hand one out.
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener, spare: &Spare) -> TcpStream {
     let [mut pause, longest] = ACCEPT_PAUSE;
     loop {
         match listener.accept().await {
             Ok((stream, _peer)) => return stream,
             // The client was gone before we came: its trouble, not ours.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) if spare.give_up(&error) => {
+                // The kernel complains even when nobody waits; then the spare must not be lost to
+                // whoever asks for a descriptor next, so there is no pause between the two.
+                let now = std::future::poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await;
+                if let Poll::Ready(Ok((stream, _peer))) = now {
+                    return stream;
+                }
+                spare.keep();
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept, trying again soon");
                 tokio::time::sleep(pause).await;

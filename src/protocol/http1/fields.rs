@@ -33,6 +33,7 @@ pub(super) enum Coding {
 
 /// What the fields of one head say.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one field that was seen or not")]
 pub(super) struct Fields<'head> {
     pub(super) length: Option<u64>,
     pub(super) coding: Coding,
@@ -69,7 +70,7 @@ impl<'head> Fields<'head> {
             14 if is("content-length") => return self.content_length(value),
             17 if is("transfer-encoding") => return self.transfer_encoding(value),
             24 if is("sec-websocket-extensions") && !value.is_empty() => {
-                self.extensions = Extensions::Negotiated
+                self.extensions = Extensions::Negotiated;
             }
             _ => {}
         }

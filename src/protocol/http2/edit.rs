@@ -30,7 +30,7 @@ impl Http2 {
         while let Some(rest) = bytes.get(passed..).filter(|rest| !rest.is_empty()) {
             if let Some(edit) = self.edit(direction, rest) {
                 return match passed {
-                    0 => self.carry_out(direction, edit, rest),
+                    0 => self.carry_out(direction, &edit, rest),
                     _ => Step::Pass(passed),
                 };
             }
@@ -127,8 +127,8 @@ impl Http2 {
         Some(Edit::Clamp(header, *head, instead))
     }
 
-    fn carry_out(&mut self, direction: Direction, edit: Edit, rest: &[u8]) -> Step {
-        match edit {
+    fn carry_out(&mut self, direction: Direction, edit: &Edit, rest: &[u8]) -> Step {
+        match *edit {
             Edit::Speak => return Step::Insert(self.speak()),
             Edit::Wait => return Step::Hold,
             Edit::TakeOut => {}

@@ -87,6 +87,9 @@ impl Vectors {
     }
 
     /// Asks for what may be said now.
+    ///
+    /// # Panics
+    /// When the tracker breaks its contract.
     pub fn speak(&mut self) {
         for direction in [Direction::FromClient, Direction::FromUpstream] {
             let (tracker, lane) = self.parts(direction);

@@ -14,6 +14,7 @@ pub(super) enum Until {
 }
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that was seen or not")]
 pub(super) struct Lane {
     /// A header that reads have cut.
     header: [u8; HEADER_LIMIT_BYTES],

@@ -95,6 +95,8 @@ fn snapshot(
             drain_timeout_seconds: 300.0,
             active_connections: count,
             drain_blocking_connections: count,
+            active_requests: 0,
+            active_streams: 0,
             by_class: BTreeMap::from([("websocket".to_owned(), count)]),
             forced_closes: 0,
             rejected: 3,

@@ -37,3 +37,34 @@ pub fn request(addr: SocketAddr, method: &str, path: &str) -> io::Result<Reply> 
         .ok_or_else(|| io::Error::other(format!("no status: {head:?}")))?;
     Ok(Reply { status, head: head.to_owned(), body: body.to_owned() })
 }
+
+/// Sends a request as a kubelet's hook does, which keeps its connection; the answer is not read.
+pub fn send(stream: &mut TcpStream, path: &str) -> io::Result<()> {
+    let addr = stream.peer_addr()?;
+    let head = format!(
+        "GET {path} HTTP/1.1\r\nHost: {addr}\r\nUser-Agent: kube-lifecycle/1.36\r\n\
+         Accept: */*\r\nAccept-Encoding: gzip\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes())
+}
+
+/// Reads one answer off a connection that is kept.
+pub fn receive(stream: &mut TcpStream) -> io::Result<Reply> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).map_err(io::Error::other)?.to_ascii_lowercase();
+    let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name));
+    let status = field("http/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+    let length = field("content-length:").and_then(|length| length.trim().parse().ok());
+    let (Some(status), Some(length)) = (status, length) else {
+        return Err(io::Error::other(format!("no status or no length: {head:?}")));
+    };
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    let body = String::from_utf8(body).map_err(io::Error::other)?;
+    Ok(Reply { status, head, body })
+}

@@ -2,15 +2,14 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
 use serde_json::Value;
 
-use super::PATIENCE;
+use super::{Directory, PATIENCE};
 
 /// A process that is spoken to line by line, killed when dropped.
 pub struct Peer {
@@ -19,7 +18,7 @@ pub struct Peer {
     lines: Receiver<String>,
     /// Where it serves, as `--upstream` wants it.
     pub upstream: String,
-    directory: Option<PathBuf>,
+    directory: Option<Directory>,
 }
 
 impl Peer {
@@ -46,8 +45,8 @@ impl Peer {
 
     /// nginx on a socket of its own, with what is inside its `server` block.
     pub fn nginx(server: &str) -> Self {
-        let directory = directory("nginx");
-        let at = directory.display();
+        let directory = Directory::new();
+        let at = directory.path().display();
         let config = format!(
             "daemon off; master_process off; pid {at}/pid; error_log stderr warn;\n\
              events {{}}\n\
@@ -56,12 +55,11 @@ impl Peer {
              keepalive_requests 1000000; root {at};\n\
              server {{ listen unix:{at}/http; {server} }} }}\n"
         );
-        let file = directory.join("nginx.conf");
-        std::fs::write(&file, config).expect("a file");
+        let file = directory.write("nginx.conf", config);
         let mut command = Command::new("nginx");
         command.arg("-e").arg("stderr").arg("-c").arg(&file);
         let mut peer = Self::start(command);
-        let socket = directory.join("http");
+        let socket = directory.path().join("http");
         peer.upstream = format!("unix:{}", socket.display());
         peer.directory = Some(directory);
         let deadline = Instant::now() + PATIENCE;
@@ -74,7 +72,7 @@ impl Peer {
 
     /// Where nginx finds its files.
     pub fn directory(&self) -> &Path {
-        self.directory.as_deref().expect("only nginx has one")
+        self.directory.as_ref().expect("only nginx has one").path()
     }
 
     /// One whose first line is its port.
@@ -123,18 +121,5 @@ impl Drop for Peer {
         // Gone already, in some tests.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if let Some(directory) = &self.directory {
-            let _ = std::fs::remove_dir_all(directory);
-        }
     }
-}
-
-/// A new directory for one test's files, in a place whose path fits a socket's name.
-pub fn directory(what: &str) -> PathBuf {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("ebbtide-{what}-{}-{number}", std::process::id());
-    let directory = std::env::temp_dir().join(name);
-    std::fs::create_dir_all(&directory).expect("a directory");
-    directory
 }

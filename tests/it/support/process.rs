@@ -54,6 +54,16 @@ impl Ebbtide {
         Self::start(&line)
     }
 
+    /// Starts a controller.
+    pub fn controller(listen: &str) -> Self {
+        Self::start(&["controller", "--listen", listen])
+    }
+
+    /// The address of a controller.
+    pub fn takes_reports(&self) -> SocketAddr {
+        parse(&self.says("controller takes reports")["listen"])
+    }
+
     /// Starts any command line that ends in the program, for example under `unshare`.
     pub fn spawn(mut command: Command) -> Self {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("EBBTIDE_")) {

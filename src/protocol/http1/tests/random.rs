@@ -188,7 +188,7 @@ proptest! {
     #[test]
     fn a_drain_loses_no_byte_of_a_body(exchanges in exchanges(), cuts in vec(any::<u16>(), 0..8)) {
         let mut relay = Relay::new(tracker(), true);
-        let mut expected = Vec::new();
+        let mut expected: Vec<u8> = Vec::new();
         for (number, exchange) in exchanges.iter().enumerate() {
             relay.read(FromClient, &exchange.request.bytes);
             if number + 1 < exchanges.len() {

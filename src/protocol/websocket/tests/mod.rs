@@ -38,11 +38,11 @@ fn push_length(frame: &mut Vec<u8>, mask: u8, length: usize) {
     match length {
         0..126 => frame.push(mask | length as u8),
         126..65_536 => {
-            frame.push(mask | 126);
+            frame.push(mask | 0x7e);
             frame.extend((length as u16).to_be_bytes());
         }
         _ => {
-            frame.push(mask | 127);
+            frame.push(mask | 0x7f);
             frame.extend((length as u64).to_be_bytes());
         }
     }

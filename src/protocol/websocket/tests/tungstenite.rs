@@ -106,7 +106,7 @@ proptest! {
     }
 
     #[test]
-    fn the_same_frames_are_objected_to(frames in vec(frame(), 0..6), is_masked: bool, flip in 0..20) {
+    fn the_same_frames_are_objected_to(frames in vec(frame(), 0..6), is_masked: bool, flip in 0_usize..20) {
         let by_client = is_masked;
         let (role, direction) = if by_client {
             (Role::Server, FromClient)
@@ -115,7 +115,7 @@ proptest! {
         };
         let mut bytes = Vec::new();
         for (number, (first, payload)) in frames.iter().enumerate() {
-            let wrong_mask = number as i32 == flip;
+            let wrong_mask = number == flip;
             let frame = if by_client ^ wrong_mask { client_frame } else { server_frame };
             bytes.extend(frame(*first, payload));
         }

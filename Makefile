@@ -1,0 +1,42 @@
+# Two commands for people: `make demo` and `make test`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+# The product is one static binary: docs/decisions/static-glibc.md. A target given by name keeps the
+# flag from build scripts and procedural macros, which can't be static.
+TARGET := $(shell uname -m)-unknown-linux-gnu
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+STATIC_BIN := $(TARGET_DIR)/$(TARGET)/release/ebbtide
+
+.PHONY: demo test needs check static
+
+# The main job, to look at, on embedded defaults.
+demo:
+	cargo run --release -- demo
+
+# Everything that must hold before a change is merged. The tests run the static release build, as
+# users do.
+test: needs check static
+	export EBBTIDE_BIN="$(STATIC_BIN)" EBBTIDE_STATIC_BIN="$(STATIC_BIN)"; \
+	if cargo nextest --version >/dev/null 2>&1; then \
+	  cargo test --locked --doc; \
+	  cargo nextest run --locked --no-fail-fast; \
+	else \
+	  cargo test --locked --no-fail-fast; \
+	fi
+
+# The peers that the tests talk to.
+needs:
+	tests/install.sh
+
+# Format, lints and docs. Warnings are errors here and nowhere else.
+check:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+static:
+	RUSTFLAGS="-C target-feature=+crt-static" \
+	  cargo build --locked --release --bin ebbtide --target $(TARGET)
+	@echo "$(STATIC_BIN)"

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Installs what the tests need, on Debian. Quick and silent when everything is there.
+set -euo pipefail
+
+# Linking: gcc, and libc6-dev for the static glibc. Real peers: PostgreSQL, nginx, HAProxy, curl,
+# Python. Namespaces, addresses and processes: util-linux, iproute2, procps, coreutils.
+packages=(
+  gcc libc6-dev
+  postgresql postgresql-client nginx haproxy curl python3
+  util-linux mount iproute2 procps coreutils
+)
+
+# What a package is wanted for. Where the command is there, however it came, the package is not missed.
+declare -A commands=(
+  [gcc]=gcc [postgresql-client]=psql [nginx]=nginx [haproxy]=haproxy [curl]=curl
+  [python3]=python3 [util-linux]=unshare [mount]=mount [iproute2]=ip [procps]=ps [coreutils]=chroot
+)
+
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+missing=()
+for package in "${packages[@]}"; do
+  command="${commands[$package]:-}"
+  if [ -n "$command" ] && command -v "$command" >/dev/null; then
+    continue
+  fi
+  if ! dpkg-query --show --showformat='${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed; then
+    missing+=("$package")
+  fi
+done
+
+if [ "${#missing[@]}" -gt 0 ]; then
+  echo "installing for the tests: ${missing[*]}"
+  as_root=()
+  if [ "$(id -u)" -ne 0 ]; then
+    as_root=(sudo)
+  fi
+  # No cluster beside those that the tests make.
+  "${as_root[@]}" mkdir -p /etc/postgresql-common
+  if [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+    echo 'create_main_cluster = false' | "${as_root[@]}" tee /etc/postgresql-common/createcluster.conf >/dev/null
+  fi
+  "${as_root[@]}" apt-get update -qq </dev/null
+  # Runlevel 1: what is installed is not started, the tests start their own.
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null
+fi
