@@ -330,6 +330,28 @@ fn a_response_that_takes_long_completes_and_the_process_leaves_with_it() {
 }
 
 #[test]
+fn the_process_stays_until_a_slow_reader_has_its_last_answer() {
+    const BYTES: usize = 1_000_000;
+    let app = App::new();
+    let proxy = Ebbtide::proxy(&app.upstream(), &QUICK);
+    let (mut client, mut upstream) = asked(&proxy, &app);
+    proxy.signal(Signal::TERM);
+    proxy.says("listener closed");
+    upstream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {BYTES}\r\n\r\n"));
+    upstream.send(vec![b'x'; BYTES]);
+    // The proxy has all of it, and the client not one byte more than its kernel takes.
+    upstream.ends();
+    let status = proxy.status();
+    assert_eq!(status["phase"], "Draining");
+    assert_eq!(status["drainBlockingConnections"], 1);
+    let answer = client.answer().expect("the whole answer");
+    assert!(answer.says_close() && answer.body.len() == BYTES);
+    client.ends();
+    drop(client);
+    assert_eq!(proxy.finish().code(), Some(0));
+}
+
+#[test]
 fn a_response_whose_head_had_been_sent_completes_and_its_connection_is_idle_then() {
     let app = App::new();
     let args = with(&LAME_DUCK, &["--idle-close", "10ms"]);

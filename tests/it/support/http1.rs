@@ -36,8 +36,6 @@ pub struct Wire {
 /// A response.
 #[derive(Debug)]
 pub struct Answer {
-    /// Interim responses before it.
-    pub interim: Vec<String>,
     /// With the blank line.
     pub head: String,
     /// As it came, chunks and all.
@@ -137,17 +135,9 @@ impl Wire {
         String::from_utf8(head).map_err(io::Error::other)
     }
 
-    /// A whole response to anything but HEAD.
+    /// A whole response without interim ones, to anything but HEAD.
     pub fn answer(&mut self) -> io::Result<Answer> {
-        let mut interim = Vec::new();
-        let head = loop {
-            let head = self.head()?;
-            if !head.contains(" 1") || !head.starts_with("HTTP/1.1 1") {
-                break head;
-            }
-            interim.push(head);
-        };
-        let mut answer = Answer { interim, head, body: Vec::new() };
+        let mut answer = Answer { head: self.head()?, body: Vec::new() };
         if let Some(length) = answer.field("content-length") {
             answer.body = self.take(length.parse().map_err(io::Error::other)?)?;
         } else if answer.field("transfer-encoding").is_some() {
