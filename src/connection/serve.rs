@@ -148,7 +148,11 @@ impl Serving {
     fn record(&self, entry: &Entry, outcome: &Outcome) {
         let from_client = entry.control.bytes(Direction::FromClient);
         let probe = from_client == 0 && !matches!(outcome, Outcome::NoUpstream(_));
-        let class = if probe { Class::HealthCheck } else { entry.class() };
+        let class = match entry.forced_class() {
+            Some(class) => class,
+            None if probe => Class::HealthCheck,
+            None => entry.class(),
+        };
         self.metrics.connection_ended(class == Class::HealthCheck, entry.age());
         if let Outcome::NoUpstream(error) = outcome {
             self.metrics.upstream_failed(error.reason());

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
@@ -55,7 +55,8 @@ pub struct Entry {
     pub opened: Instant,
     /// Its byte counts and orders.
     pub control: Control,
-    forced: AtomicBool,
+    /// What it was being used for when a drain first made it leave.
+    forced: OnceLock<Class>,
 }
 
 impl Entry {
@@ -74,7 +75,14 @@ impl Entry {
     /// Whether a drain made it leave.
     #[must_use]
     pub fn was_forced(&self) -> bool {
-        self.forced.load(Ordering::Acquire)
+        self.forced.get().is_some()
+    }
+
+    /// What it was being used for when a drain first made it leave, if one did. What it became on
+    /// its way out says nothing about what was lost.
+    #[must_use]
+    pub fn forced_class(&self) -> Option<Class> {
+        self.forced.get().copied()
     }
 }
 
@@ -128,7 +136,7 @@ impl Table {
             is_health_check: class == Class::HealthCheck,
             opened: Instant::now(),
             control: Control::new(class),
-            forced: AtomicBool::new(false),
+            forced: OnceLock::new(),
         });
         self.0.entries.insert(id, Arc::clone(&entry));
         self.0.open.fetch_add(1, Ordering::AcqRel);
@@ -218,7 +226,7 @@ impl Table {
 
     /// Makes a connection leave for a drain's sake; it is counted once, however often it is told.
     pub fn force(&self, entry: &Entry, order: Order) {
-        if !entry.forced.swap(true, Ordering::AcqRel) {
+        if entry.forced.set(entry.class()).is_ok() {
             self.0.forced.fetch_add(1, Ordering::AcqRel);
         }
         entry.control.order(order);

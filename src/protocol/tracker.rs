@@ -181,6 +181,12 @@ impl Tracker {
         }
     }
 
+    /// Whether both sides of a WebSocket have been sent a Close, and their answers are awaited.
+    #[must_use]
+    pub fn leave_said(&self) -> bool {
+        matches!(self, Tracker::Http1(tracker) if tracker.leave_said())
+    }
+
     /// Whether both sides of a WebSocket have said Close.
     #[must_use]
     pub fn leave_done(&self) -> bool {

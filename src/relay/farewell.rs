@@ -82,11 +82,6 @@ pub(super) struct Farewell {
 }
 
 impl Farewell {
-    /// A WebSocket was asked to end.
-    pub(super) fn handshake_begun(&mut self) {
-        self.wait_for(Awaited::CloseHandshake, CLOSE_HANDSHAKE_PERIOD);
-    }
-
     /// Looks at where the tracker is, and at the clock.
     pub(super) fn poll(
         &mut self,
@@ -101,16 +96,12 @@ impl Farewell {
         if tracker.farewell_done() || tracker.leave_done() {
             return self.close(cx);
         }
-        match awaited {
-            Some(Awaited::CloseHandshake) if self.is_over(cx) => return self.close(cx),
-            Some(Awaited::CloseHandshake) => return Advice::Nothing,
-            _ => {}
-        }
         let wanted = wanted(tracker);
         if awaited != wanted {
             self.awaited = None;
             let period = match wanted {
                 Some(Awaited::Ping) => Some(PING_PERIOD),
+                Some(Awaited::CloseHandshake) => Some(CLOSE_HANDSHAKE_PERIOD),
                 Some(Awaited::Idle) => idle_close.delay(),
                 _ => None,
             };
@@ -150,6 +141,9 @@ impl Farewell {
 fn wanted(tracker: &Tracker) -> Option<Awaited> {
     if tracker.awaits_ping() {
         return Some(Awaited::Ping);
+    }
+    if tracker.leave_said() {
+        return Some(Awaited::CloseHandshake);
     }
     let is_idle = matches!(tracker.class(), Class::Idle | Class::HealthCheck);
     (is_idle && tracker.is_safe_point()).then_some(Awaited::Idle)

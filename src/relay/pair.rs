@@ -15,6 +15,9 @@ use crate::net::{Socket, options};
 use crate::protocol::http1::DrainOptions;
 use crate::protocol::{Class, Direction, Events, Tracker, websocket};
 
+/// How often a drain looks whether a client has acknowledged its last answer.
+const DELIVERY_INTERVAL: Duration = Duration::from_millis(5);
+
 /// How a connection ended.
 #[derive(Debug)]
 pub enum End {
@@ -83,6 +86,8 @@ pub struct Relay<'a> {
     farewell: Farewell,
     /// Only while a time-out applies; most connections never have one.
     timer: Option<Pin<Box<Sleep>>>,
+    /// Only in a drain, while the client has not acknowledged its last answer.
+    delivery: Option<Pin<Box<Sleep>>>,
     last_progress: Instant,
     /// What both kernels had still to deliver when the timer last fired; since then nothing moved.
     undelivered_bytes: usize,
@@ -112,6 +117,7 @@ impl<'a> Relay<'a> {
             obeyed: Order::Serve,
             farewell: Farewell::default(),
             timer: None,
+            delivery: None,
             last_progress: Instant::now(),
             undelivered_bytes: usize::MAX,
         }
@@ -153,7 +159,6 @@ impl<'a> Relay<'a> {
                 let mask = fastrand::u32(..).to_be_bytes();
                 let farewell = websocket::Farewell::new(*websocket_code, websocket_reason, mask);
                 self.tracker.leave(&farewell);
-                self.farewell.handshake_begun();
             }
             Class::Http2 { .. } => {
                 let farewell = websocket::Farewell::new(0, "", [0; 4]);
@@ -167,7 +172,7 @@ impl<'a> Relay<'a> {
     }
 
     /// Tells the observer what the tracker has seen.
-    fn tell(&mut self) {
+    fn tell(&mut self, cx: &mut Context<'_>) {
         if self.tracker.is_blind() && self.class == self.tracker.class() {
             return;
         }
@@ -175,7 +180,7 @@ impl<'a> Relay<'a> {
         if !events.is_empty() {
             self.observer.events(events);
         }
-        let class = self.tracker.class();
+        let class = self.standing(cx);
         if class != self.class {
             self.class = class;
             self.observer.class(class);
@@ -184,6 +189,42 @@ impl<'a> Relay<'a> {
                 self.leave();
             }
         }
+    }
+
+    /// What the connection counts as: the tracker's word, but for a client that has not yet taken
+    /// what it is owed. A last answer is in flight until it has arrived; the process must not
+    /// leave before.
+    fn standing(&mut self, cx: &mut Context<'_>) -> Class {
+        let class = self.tracker.class();
+        let is_done = matches!(class, Class::Idle | Class::Http2 { open_streams: 0 });
+        if !is_done || !self.owes_client(cx) {
+            self.delivery = None;
+            return class;
+        }
+        match (class, self.class.excluded()) {
+            (_, None) => self.class,
+            (Class::Idle, _) => Class::Http,
+            (class, _) => class,
+        }
+    }
+
+    /// Whether the client has still to take bytes, as far as anybody waits for that.
+    fn owes_client(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.to_client.is_pending() {
+            return true;
+        }
+        if self.obeyed < Order::Drain
+            || options::unacknowledged_bytes(self.client).unwrap_or_default() == 0
+        {
+            return false;
+        }
+        // No kernel tells when the last byte is acknowledged: look again.
+        let again = || Box::pin(tokio::time::sleep(DELIVERY_INTERVAL));
+        let timer = self.delivery.get_or_insert_with(again);
+        while timer.as_mut().poll(cx).is_ready() {
+            *timer = again();
+        }
+        true
     }
 
     /// Sees the connection off while a drain is under way. `true` when it is to end now.
@@ -203,7 +244,8 @@ impl<'a> Relay<'a> {
                 cx.waker().wake_by_ref();
                 false
             }
-            Advice::End => true,
+            // A slow reader keeps what it is owed until the deadline.
+            Advice::End => !self.to_client.is_pending(),
         }
     }
 
@@ -304,7 +346,7 @@ impl Future for Relay<'_> {
                 Err(failure) => return Poll::Ready(relay.broke(direction, failure)),
             }
         }
-        relay.tell();
+        relay.tell(cx);
         if relay.to_upstream.has_ended() && relay.to_client.has_ended() {
             return Poll::Ready(End::Finished);
         }

@@ -314,6 +314,13 @@ impl Tracker {
         }
     }
 
+    /// Whether both sides of the WebSocket have been sent a Close; see
+    /// [`websocket::Tracker::leave_said`].
+    #[must_use]
+    pub fn leave_said(&self) -> bool {
+        matches!(&self.mode, Mode::WebSocket(tracker) if tracker.leave_said())
+    }
+
     /// Whether both sides of a WebSocket have said Close.
     #[must_use]
     pub fn leave_done(&self) -> bool {

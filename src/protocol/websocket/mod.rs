@@ -128,6 +128,16 @@ impl Tracker {
         self.client.is_closed() && self.upstream.is_closed()
     }
 
+    /// Whether nothing is left to say after [`leave`](Tracker::leave): either side has our Close,
+    /// or one of its own peer's. Until then a message may be under way that no Close may cut.
+    #[must_use]
+    pub fn leave_said(&self) -> bool {
+        let said = |ours, lane: &Lane| ours == Ours::Sent || lane.is_closed();
+        self.farewell.is_some()
+            && said(self.after_client, &self.client)
+            && said(self.after_upstream, &self.upstream)
+    }
+
     /// WebSocket, or opaque after a frame that was not understood.
     #[must_use]
     pub fn class(&self) -> Class {
