@@ -121,6 +121,7 @@ impl Tracker {
             Tracker::Http1(tracker) => tracker.class(),
             Tracker::Http2(tracker) => match tracker.surprise() {
                 Some(surprise) => Class::Opaque(Surprise::Http2(surprise)),
+                None if tracker.is_unheard() => Class::Idle,
                 None => Class::Http2 { open_streams: tracker.open_streams() },
             },
             Tracker::Auto(auto) if auto.detector.prefix().is_empty() => Class::Idle,
