@@ -2,10 +2,13 @@
 
 pub mod application;
 pub mod directory;
+pub mod frames;
+pub mod h2;
 pub mod http;
 pub mod nginx;
 pub mod postgres;
 pub mod process;
+pub mod tap;
 pub mod usage;
 
 pub use application::{
