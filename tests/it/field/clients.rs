@@ -52,6 +52,8 @@ pub struct Field {
     pub idle_closed: Mutex<Duration>,
     /// When the last connection ended.
     pub last_end: Mutex<Option<Instant>>,
+    /// The longest that bytes of a stream took to come back, in milliseconds: how busy the machine is.
+    pub slowest: AtomicU64,
     over: AtomicBool,
 }
 
@@ -180,9 +182,12 @@ pub async fn stream(field: Arc<Field>, addr: SocketAddr, number: usize) {
                 break;
             }
             let text = format!("\0stream {number}, line {line}: {}\n", "bytes ".repeat(30));
+            let sent = Instant::now();
             stream.write_all(text.as_bytes()).await?;
             let mut back = vec![0; text.len()];
             stream.read_exact(&mut back).await?;
+            let took = u64::try_from(sent.elapsed().as_millis()).expect("a short time");
+            field.slowest.fetch_max(took, Relaxed);
             if back != text.as_bytes() {
                 return Err(io::Error::other("other bytes came back"));
             }
