@@ -95,17 +95,25 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         _ = proxy.to_the_end() => None,
         () = proxy::interrupted(&mut signals, &drain) => {
             proxy.abandon().await;
-            None
+            return Ok(Exit::Child(application.kill().await));
         }
         status = application.wait() => Some(status),
     };
     let status = match died {
-        None => application.stop(&args).await,
+        // Whoever asks a second time while it stops gets an end at once.
+        None => tokio::select! {
+            status = application.stop(&args) => Some(status),
+            () = proxy::interrupted_twice(&mut signals) => None,
+        },
         Some(status) => {
             warn!(status, "the application has ended: its connections are reset");
             proxy.end_with_the_application().await;
-            status
+            Some(status)
         }
+    };
+    let status = match status {
+        Some(status) => status,
+        None => application.kill().await,
     };
     info!(status, "application ended");
     Ok(Exit::Child(status))
@@ -147,6 +155,11 @@ impl Application {
             return status;
         }
         warn!("the application did not stop within --stop-timeout: killing it");
+        self.kill().await
+    }
+
+    /// Ends it at once.
+    async fn kill(&mut self) -> u8 {
         self.child.signal(Signal::KILL);
         self.wait().await
     }

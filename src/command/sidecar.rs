@@ -266,7 +266,9 @@ impl Proxy {
     /// Ends because the application is gone: what is open is reset, and nothing is waited for.
     pub async fn end_with_the_application(&mut self) {
         self.drain.trigger(Trigger::Signal);
-        self.table.order_all(Order::Reset);
+        for entry in self.table.list() {
+            self.table.force(&entry, Order::Reset);
+        }
         self.emptied().await;
         self.drain.end();
         self.farewell().await;
