@@ -19,6 +19,7 @@ demo:
 # users do.
 test: needs check static
 	export EBBTIDE_BIN="$(STATIC_BIN)" EBBTIDE_STATIC_BIN="$(STATIC_BIN)"; \
+	export PATH="$(TARGET_DIR)/python/bin:$$PATH"; \
 	if cargo nextest --version >/dev/null 2>&1; then \
 	  cargo test --locked --doc; \
 	  cargo nextest run --locked --no-fail-fast; \

@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
 # Installs what the tests need, on Debian. Quick and silent when everything is there.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
-# Linking: gcc, and libc6-dev for the static glibc. Real peers: PostgreSQL, nginx, HAProxy, curl,
-# Python. Namespaces, addresses and processes: util-linux, iproute2, procps, coreutils.
+# Linking: gcc, and libc6-dev for the static glibc. Real peers: PostgreSQL, nginx (with its stream
+# module), HAProxy, curl, nghttp2, Node, Python, Chromium for the page. Namespaces, addresses and processes: util-linux, iproute2, procps, coreutils.
 packages=(
   gcc libc6-dev
-  postgresql postgresql-client nginx haproxy curl python3
+  postgresql postgresql-client nginx libnginx-mod-stream haproxy curl
+  nghttp2-client nghttp2-server nodejs python3 python3-venv chromium
   util-linux mount iproute2 procps coreutils
 )
 
 # What a package is wanted for. Where the command is there, however it came, the package is not missed.
 declare -A commands=(
   [gcc]=gcc [postgresql-client]=psql [nginx]=nginx [haproxy]=haproxy [curl]=curl
+  [nghttp2-client]=h2load [nghttp2-server]=nghttpd [nodejs]=node [chromium]=chromium
   [python3]=python3 [util-linux]=unshare [mount]=mount [iproute2]=ip [procps]=ps [coreutils]=chroot
 )
 
@@ -43,4 +46,14 @@ if [ "${#missing[@]}" -gt 0 ]; then
   # Runlevel 1: what is installed is not started, the tests start their own.
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
     apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null
+fi
+
+# Python's peers, in an environment of their own: Debian's Python takes no packages beside its own.
+python="${CARGO_TARGET_DIR:-target}/python"
+requirements="tests/requirements.txt"
+if ! cmp -s "$requirements" "$python/installed.txt"; then
+  echo "installing for the tests: $(grep -v '^#' "$requirements" | xargs)"
+  python3 -m venv "$python"
+  "$python/bin/pip" install --quiet --requirement "$requirements" </dev/null
+  cp "$requirements" "$python/installed.txt"
 fi

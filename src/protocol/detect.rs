@@ -12,6 +12,12 @@ use super::{Direction, Surprise, http1};
 /// What an HTTP/2 client sends first.
 pub const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// Bytes of a server that show whether it may be speaking HTTP/2: its SETTINGS frame's header.
+///
+/// # Source
+/// RFC 9113 §3.4: a server need not wait for the client's preface, and gRPC's does not.
+const SERVER_PREFIX_BYTES: usize = 9;
+
 /// Bytes within which every connection is decided: a method is shorter, and so is the preface.
 pub const PREFIX_LIMIT_BYTES: usize = 32;
 
@@ -33,6 +39,8 @@ pub enum Decision {
 pub struct Detector {
     prefix: [u8; PREFIX_LIMIT_BYTES],
     prefix_bytes: usize,
+    server_prefix: [u8; SERVER_PREFIX_BYTES],
+    server_prefix_bytes: usize,
 }
 
 impl Detector {
@@ -43,7 +51,7 @@ impl Detector {
             return Decision::Undecided;
         }
         if direction == Direction::FromUpstream {
-            return Decision::Opaque(Surprise::ServerFirst);
+            return self.look_at_server(bytes);
         }
         let mut seen = self.prefix;
         let room = seen.get_mut(self.prefix_bytes..).unwrap_or_default();
@@ -57,7 +65,30 @@ impl Detector {
             self.prefix = seen;
             self.prefix_bytes = known;
         }
+        if decision == Decision::Http1 && self.server_prefix_bytes > 0 {
+            return Decision::Opaque(Surprise::ServerFirst);
+        }
         decision
+    }
+
+    /// A server that speaks first may still be one of HTTP/2; the client's preface will tell.
+    fn look_at_server(&mut self, bytes: &[u8]) -> Decision {
+        let mut seen = self.server_prefix;
+        let room = seen.get_mut(self.server_prefix_bytes..).unwrap_or_default();
+        let added = room.len().min(bytes.len());
+        for (to, from) in room.iter_mut().zip(bytes) {
+            *to = *from;
+        }
+        let known = self.server_prefix_bytes + added;
+        if !may_be_settings(seen.get(..known).unwrap_or_default()) {
+            return Decision::Opaque(Surprise::ServerFirst);
+        }
+        if known == SERVER_PREFIX_BYTES {
+            return Decision::Http2;
+        }
+        self.server_prefix = seen;
+        self.server_prefix_bytes = known;
+        Decision::Undecided
     }
 
     /// What had passed before the bytes that brought the decision.
@@ -65,6 +96,22 @@ impl Detector {
     pub fn prefix(&self) -> &[u8] {
         self.prefix.get(..self.prefix_bytes).unwrap_or_default()
     }
+
+    /// The same of the server's bytes.
+    #[must_use]
+    pub fn server_prefix(&self) -> &[u8] {
+        self.server_prefix.get(..self.server_prefix_bytes).unwrap_or_default()
+    }
+}
+
+/// Whether bytes can begin the header of a SETTINGS frame: a short one, no ACK, on stream 0.
+fn may_be_settings(seen: &[u8]) -> bool {
+    let is_length = |length: u8| length.is_multiple_of(6);
+    seen.iter().zip(0..).all(|(&byte, place)| match place {
+        2 => is_length(byte),
+        3 => byte == 4,
+        _ => byte == 0,
+    })
 }
 
 /// The rule itself: from all of the first bytes, however they came.
@@ -97,7 +144,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::testing::{Outcome, Script};
-    use crate::protocol::{Class, Tracker};
+    use crate::protocol::{Class, Tracker, http2};
     use std::net::Ipv4Addr;
 
     fn play(script: &Script) -> Outcome {
@@ -154,7 +201,23 @@ mod tests {
         assert_eq!(outcome.last().class, server_first);
         let outcome = play(&Script::new().client("PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"));
         assert_eq!(outcome.last().class, Class::Opaque(Surprise::Http2Preface));
+        let outcome = play(&Script::new().upstream(&b"\0\0\x06"[..]).client("GET / HTTP/1.1\r\n"));
+        assert_eq!(outcome.last().class, server_first);
         let outcome = play(&Script::new().client(HTTP2_PREFACE).upstream("\0"));
         assert_eq!(outcome.last().class, Class::Http2 { open_streams: 0 });
+    }
+
+    /// gRPC's servers do not wait for the client's preface; they were taken for opaque ones.
+    #[test]
+    fn an_http2_server_may_speak_first() {
+        let settings: &[u8] = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64";
+        let client = [HTTP2_PREFACE, b"\0\0\0\x04\0\0\0\0\0"].concat();
+        let outcome = play(&Script::new().upstream(settings).client(&client));
+        assert_eq!(outcome.last().class, Class::Http2 { open_streams: 0 });
+        let [cut, rest] = client.split_at(10).into();
+        let outcome = play(&Script::new().client(cut).upstream(settings).client(rest));
+        assert_eq!(outcome.last().class, Class::Http2 { open_streams: 0 });
+        let outcome = play(&Script::new().upstream(settings).client("GET / HTTP/1.1\r\n"));
+        assert_eq!(outcome.last().class, Class::Opaque(Surprise::Http2(http2::Surprise::Preface)));
     }
 }

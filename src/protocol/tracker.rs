@@ -121,6 +121,7 @@ impl Tracker {
             Tracker::Http1(tracker) => tracker.class(),
             Tracker::Http2(tracker) => match tracker.surprise() {
                 Some(surprise) => Class::Opaque(Surprise::Http2(surprise)),
+                None if tracker.is_unheard() => Class::Idle,
                 None => Class::Http2 { open_streams: tracker.open_streams() },
             },
             Tracker::Auto(auto) if auto.detector.prefix().is_empty() => Class::Idle,
@@ -214,9 +215,14 @@ impl Auto {
 
     fn http2(&self) -> http2::Http2 {
         let mut tracker = http2::Http2::new(self.ping);
-        // What passed before the decision is part of the preface; it passes in one step.
-        if !self.detector.prefix().is_empty() {
-            tracker.step(Direction::FromClient, self.detector.prefix());
+        // What passed before the decision is part of the two prefaces; each passes in one step.
+        for (direction, passed) in [
+            (Direction::FromClient, self.detector.prefix()),
+            (Direction::FromUpstream, self.detector.server_prefix()),
+        ] {
+            if !passed.is_empty() {
+                tracker.step(direction, passed);
+            }
         }
         if self.drain.is_some() {
             tracker.begin_drain();

@@ -122,15 +122,17 @@ impl Flow {
         if self.pending.is_some() {
             return self.poll_flush(cx, sink);
         }
-        if self.source_ended || self.sink == Sink::Closing {
-            return Poll::Ready(self.finish(sink).map(|()| 0));
-        }
-        if self.sink == Sink::Forward
+        // Before a FIN too: a client that is told which request was the last can send the others again.
+        if self.sink != Sink::Discard
+            && !self.source_ended
             && self.held.is_empty()
             && let Some(farewell) = tracker.interject(self.direction)
         {
             self.put(Buffer::owned(farewell));
             return Poll::Ready(Ok(0));
+        }
+        if self.source_ended || self.sink == Sink::Closing {
+            return Poll::Ready(self.finish(sink).map(|()| 0));
         }
         self.poll_fill(cx, tracker, source)
     }

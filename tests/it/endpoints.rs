@@ -356,7 +356,7 @@ fn metrics_tell_the_whole_drain_up_to_the_exit() {
         assert_eq!(value(sample), Some(expected), "{sample} in:\n{text}");
     }
     let forced: f64 = found["ebbtide_drain_forced_closes_total"].iter().map(|(_, n)| n).sum();
-    assert_eq!(forced, 1.0, "{text}");
+    assert!((forced - 1.0).abs() < 0.01, "{text}");
     let ages = value("ebbtide_drain_deadline_timestamp_seconds").expect("a deadline")
         - value("ebbtide_drain_started_timestamp_seconds").expect("a start");
     assert!((ages - 2.0).abs() < 0.01, "{ages}");
@@ -423,11 +423,14 @@ fn health_checks_are_shown_and_keep_no_drain_from_ending() {
     let status = proxy.status();
     assert_eq!(status["activeConnections"], 2);
     assert_eq!(status["drainBlockingConnections"], 1);
-    assert_eq!(status["byClass"], serde_json::json!({"tcp": 1, "healthCheck": 1}));
+    assert_eq!(
+        (&status["byClass"]["tcp"], &status["byClass"]["healthCheck"]),
+        (&1.into(), &1.into())
+    );
     let list = http::request(proxy.control(), "GET", "/connections").expect("an answer").json();
     let entry = &list["connections"][0];
     assert_eq!((&entry["class"], &entry["blocking"]), (&"healthCheck".into(), &false.into()));
-    assert_eq!(entry["excluded"], "comes from --health-check-from");
+    assert_eq!(entry["excluded"], "only checks our health");
 
     proxy.post("/drain");
     proxy.until("refusing", |status| status["listeners"][0]["state"] == "Refusing");
@@ -463,11 +466,11 @@ fn probes_do_not_keep_the_lame_duck_from_being_quiet() {
     proxy.post("/drain");
     // As often as the status is asked, until the phase changes although they came.
     proxy.until("no lame duck any more", |status| {
-        if status["phase"] == "LameDuck" {
-            if let Ok(stream) = TcpStream::connect(addr) {
-                drop(stream);
-            }
+        let over = status["phase"] != "LameDuck";
+        if !over {
+            // Refused when the phase has just changed.
+            drop(TcpStream::connect(addr));
         }
-        status["phase"] != "LameDuck"
+        over
     });
 }

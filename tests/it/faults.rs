@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::support::process::{program, run};
 use crate::support::{
-    Ebbtide, QUICK, Reply, application, connect, echo, exchange, expect_end, expect_refused,
-    expect_reset, free_port, http, usage,
+    Ebbtide, PATIENCE, QUICK, Reply, application, connect, echo, exchange, expect_end,
+    expect_refused, expect_reset, free_port, http, usage,
 };
 
 /// More than 256 descriptors hold, and far fewer than the kernel queues.
@@ -309,8 +309,7 @@ fn undrain_behind_the_syn_gate_costs_nobody_anything() {
     proxy.says("SYN gate removed");
     late.set_nonblocking(false).expect("it waits");
     let mut late = TcpStream::from(late);
-    // Writing waits for the handshake.
-    late.set_read_timeout(Some(crate::support::PATIENCE)).expect("a time-out");
+    late.set_read_timeout(Some(PATIENCE)).expect("a time-out");
     until_connected(&late);
     exchange(&mut late, b"nothing was lost");
     exchange(&mut stream, b"untouched");
@@ -318,7 +317,7 @@ fn undrain_behind_the_syn_gate_costs_nobody_anything() {
 
 /// Waits for a handshake that is under way.
 fn until_connected(stream: &TcpStream) {
-    let until = Instant::now() + crate::support::PATIENCE;
+    let until = Instant::now() + PATIENCE;
     while stream.peer_addr().is_err() {
         assert!(stream.take_error().expect("an answer").is_none(), "the handshake failed");
         assert!(Instant::now() < until, "no handshake");

@@ -150,6 +150,12 @@ impl Http2 {
         self.may_speak(direction).then(|| self.speak())
     }
 
+    /// Whether the client has sent nothing yet: whoever it is, nothing is lost with it.
+    #[must_use]
+    pub fn is_unheard(&self) -> bool {
+        self.preface_bytes == 0
+    }
+
     /// How many streams are open; 0 once the connection is opaque.
     #[must_use]
     pub fn open_streams(&self) -> u32 {

@@ -4,6 +4,8 @@ pub mod application;
 pub mod churn;
 pub mod crowd;
 pub mod directory;
+pub mod frames;
+pub mod h2;
 pub mod http;
 pub mod http1;
 pub mod namespace;
@@ -11,6 +13,7 @@ pub mod nginx;
 pub mod peers;
 pub mod postgres;
 pub mod process;
+pub mod tap;
 pub mod usage;
 
 pub use application::{
