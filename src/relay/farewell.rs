@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::Context;
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
@@ -78,7 +78,8 @@ pub(super) enum Advice {
 /// The farewell of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Farewell {
-    awaited: Option<(Awaited, Pin<Box<Sleep>>)>,
+    /// In a box: most connections never see a drain, and each would carry the room.
+    awaited: Option<Box<(Awaited, Pin<Box<Sleep>>)>>,
 }
 
 impl Farewell {
@@ -89,7 +90,7 @@ impl Farewell {
         tracker: &mut Tracker,
         idle_close: IdleClose,
     ) -> Advice {
-        let awaited = self.awaited.as_ref().map(|(awaited, _)| *awaited);
+        let awaited = self.awaited.as_ref().map(|awaited| awaited.0);
         if awaited == Some(Awaited::StagedClose) {
             return if self.is_over(cx) { Advice::End } else { Advice::Nothing };
         }
@@ -129,11 +130,11 @@ impl Farewell {
 
     fn wait_for(&mut self, awaited: Awaited, period: Duration) {
         let timer = Box::pin(tokio::time::sleep_until(Instant::now() + period));
-        self.awaited = Some((awaited, timer));
+        self.awaited = Some(Box::new((awaited, timer)));
     }
 
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        self.awaited.as_mut().is_some_and(|(_, timer)| timer.as_mut().poll(cx) == Poll::Ready(()))
+        self.awaited.as_mut().is_some_and(|awaited| awaited.1.as_mut().poll(cx).is_ready())
     }
 }
 

@@ -55,7 +55,7 @@ fn corpus(random: &mut fastrand::Rng) -> Vec<Exchange> {
     let frames_back = [
         &b"\x81\x02hi\x01\x01a\x8a\x00\x80\x01b\xc1\x03zip"[..],
         b"\x82\x7f\0\0\0\0\0\x01\0\0",
-        &[5; 65_536],
+        &vec![5; 65_536],
         b"\x88\x02\x03\xe8",
     ]
     .concat();

@@ -228,7 +228,7 @@ fn a_message_of_100_mb_is_not_cut_by_the_close_and_silence_ends_after_five_secon
     let waited = told.elapsed();
     assert!(waited > Duration::from_millis(4_500), "{waited:?}");
     // A second for a busy machine; the budget's own end would be at seven.
-    assert!(waited < Duration::from_millis(6_000), "{waited:?}");
+    assert!(waited < Duration::from_millis(6_500), "{waited:?}");
     silent_upstream.ends();
     upstream.send(vec![7; BYTES - BYTES / 2]);
     upstream.send(b"\x88\x02\x03\xe9");

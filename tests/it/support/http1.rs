@@ -88,7 +88,7 @@ impl Wire {
     }
 
     fn read_more(&mut self) -> io::Result<usize> {
-        let mut buffer = [0; 64 * 1024];
+        let mut buffer = vec![0; 64 * 1024];
         let read = self.stream.read(&mut buffer)?;
         self.unread.extend_from_slice(&buffer[..read]);
         Ok(read)
