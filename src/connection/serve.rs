@@ -228,7 +228,7 @@ mod tests {
     /// two sockets. A future that grows by a field on the way to another await is noticed here.
     #[test]
     fn a_connection_stays_small() {
-        const MOST_TASK_BYTES: usize = 704;
+        const MOST_TASK_BYTES: usize = 736;
         const MOST_ENTRY_BYTES: usize = 192;
         let task = future_bytes(Serving::carry);
         let entry = size_of::<Entry>();
