@@ -2,7 +2,6 @@
 //!
 //! CPU time of the proxy per unit of work, the protocols in turn, as a ratio within each round.
 
-#![expect(missing_docs, reason = "a program, not a library")]
 #![expect(
     clippy::cast_precision_loss,
     clippy::disallowed_methods,
@@ -68,27 +67,26 @@ fn main() {
     println!("| work | protocol | CPU per unit (us) | ratio to tcp: median (min-max) |");
     println!("|---|---|---|---|");
     for work in works() {
-        measure(Arc::new(work), rounds);
+        measure(&Arc::new(work), rounds);
     }
 }
 
-fn measure(work: Arc<Work>, rounds: usize) {
-    let app = application(Arc::clone(&work));
+fn measure(work: &Arc<Work>, rounds: usize) {
+    let app = application(Arc::clone(work));
     let proxies: Vec<Proxy> =
         work.protocols.iter().map(|protocol| Proxy::start(app, protocol)).collect();
     let mut costs = vec![Vec::new(); proxies.len()];
     // The first round warms up and is not counted.
     for round in 0..=rounds {
         for (proxy, costs) in proxies.iter().zip(&mut costs) {
-            let cost = proxy.cost_of(&work);
+            let cost = proxy.cost_of(work);
             if round > 0 {
                 costs.push(cost);
             }
         }
     }
     for (index, (protocol, cost)) in work.protocols.iter().zip(&costs).enumerate() {
-        let ratios: Vec<f64> =
-            cost.iter().zip(&costs[0]).map(|(cost, tcp)| cost / tcp).collect();
+        let ratios: Vec<f64> = cost.iter().zip(&costs[0]).map(|(cost, tcp)| cost / tcp).collect();
         let (least, median, most) = spread(ratios);
         let (_, us, _) = spread(cost.clone());
         let ratio = match index {
@@ -160,7 +158,8 @@ impl Proxy {
 
     /// Time that the proxy's threads were on a processor.
     fn cpu_seconds(&self) -> f64 {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a process");
+        let tasks =
+            std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a process");
         let nanoseconds: u64 = tasks
             .filter_map(|task| {
                 let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;

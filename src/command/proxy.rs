@@ -91,15 +91,9 @@ pub async fn interrupted(signals: &mut Signals, drain: &Drain) {
     }
 }
 
-/// Resolves at the second signal of whatever kind, or at the first SIGINT.
-pub async fn interrupted_twice(signals: &mut Signals) {
-    for _ in 0..2 {
-        let request = signals.next().await;
-        info!(signal = ?request, "signal while the application stops");
-        if request == Request::Interrupt {
-            return;
-        }
-    }
+/// Resolves at the next SIGINT; another SIGTERM changes nothing.
+pub async fn until_interrupt(signals: &mut Signals) {
+    while signals.next().await != Request::Interrupt {}
 }
 
 /// Resolves at the first signal.

@@ -100,10 +100,10 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         status = application.wait() => Some(status),
     };
     let status = match died {
-        // Whoever asks a second time while it stops gets an end at once.
+        // The drain is over: a SIGINT now is a wish for the end.
         None => tokio::select! {
             status = application.stop(&args) => Some(status),
-            () = proxy::interrupted_twice(&mut signals) => None,
+            () = proxy::until_interrupt(&mut signals) => None,
         },
         Some(status) => {
             warn!(status, "the application has ended: its connections are reset");

@@ -221,9 +221,10 @@ pub async fn websocket(field: Arc<Field>, addr: SocketAddr, number: usize) {
         field.at_work();
         let until = Instant::now() + STAY;
         for line in 0.. {
-            let (opcode, text) = match Instant::now() < until {
-                true => (0x81, format!("socket {number}, line {line}: {}", "bytes ".repeat(12))),
-                false => (0x88, String::new()),
+            let (opcode, text) = if Instant::now() < until {
+                (0x81, format!("socket {number}, line {line}: {}", "bytes ".repeat(12)))
+            } else {
+                (0x88, String::new())
             };
             let length = u8::try_from(text.len()).expect("a short message");
             let mask = fastrand::u32(..).to_be_bytes();
