@@ -109,7 +109,9 @@ struct Proxy {
 
 impl Proxy {
     fn start(app: SocketAddr, protocol: &str) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ebbtide"))
+        let program = std::env::var("EBBTIDE_BIN");
+        let program = program.unwrap_or_else(|_| env!("CARGO_BIN_EXE_ebbtide").to_owned());
+        let mut child = Command::new(program)
             .args(["--log-format", "json", "proxy", "--listen", "127.0.0.1:0"])
             .args(["--admin", "127.0.0.1:0", "--control", "127.0.0.1:0"])
             .args(["--upstream", &app.to_string(), "--protocol", protocol])

@@ -459,3 +459,35 @@ fn a_port_that_is_taken_says_which_and_what_to_do() {
         }
     }
 }
+
+/// A drain with thousands of lines to log once stood still, past its deadline, because nobody read
+/// them.
+#[test]
+fn a_log_that_nobody_reads_stops_no_drain() {
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let mut command = Command::new(program());
+    command.args(["--log", "trace", "--log-format", "json", "proxy"]);
+    command.args(["--upstream", &echo().to_string(), "--listen", &listen.to_string()]);
+    command.args(["--admin", "127.0.0.1:0", "--control", "127.0.0.1:0"]);
+    command.args(["--termination-log", "/dev/null", "--drain-delay", "0", "--settled-for", "0"]);
+    command.args(["--drain-timeout", "2s", "--close-spread", "1s"]);
+    // The pipe is held, and nothing is taken out of it.
+    let mut proxy = command.stderr(std::process::Stdio::piped()).spawn().expect("it starts");
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(listen).is_err() {
+        assert!(Instant::now() < deadline, "nobody listens");
+        std::thread::yield_now();
+    }
+    let streams = crowd(listen);
+    let pid = Pid::from_child(&proxy);
+    rustix::process::kill_process(pid, Signal::TERM).expect("it takes the signal");
+    let status = loop {
+        if let Some(status) = proxy.try_wait().expect("a child of ours") {
+            break status;
+        }
+        assert!(Instant::now() < deadline, "it waits for somebody to read its log");
+        std::thread::yield_now();
+    };
+    assert_eq!(status.code(), Some(75));
+    drop(streams);
+}

@@ -279,6 +279,21 @@ fn a_child_that_does_not_stop_is_killed_after_the_stop_timeout() {
 }
 
 #[test]
+fn a_second_interrupt_ends_the_application_at_once() {
+    // With the default --stop-timeout in a test of its own, a stop would be waited for: this one
+    // never ends by itself, and its status tells who ended it.
+    let running = Running::start(echo(), &["--stop-timeout", "20m"], "trap '' INT TERM");
+    running.hears("up");
+    let mut stream = connect(running.ebbtide.addr());
+    exchange(&mut stream, b"begun");
+    running.ebbtide.signal(Signal::INT);
+    running.ebbtide.says("phase");
+    running.ebbtide.signal(Signal::INT);
+    expect_reset(&mut stream);
+    assert_eq!(running.finish(), Some(128 + 9));
+}
+
+#[test]
 fn signals_for_the_application_reach_it() {
     let script = "trap 'echo HUP >&2' HUP; trap 'echo USR1 >&2' USR1; trap 'echo USR2 >&2' USR2; \
                   trap 'echo WINCH >&2' WINCH; trap 'exit 0' TERM";
