@@ -78,6 +78,11 @@ impl Flow {
         self.ended
     }
 
+    /// Whether bytes were read that the receiver has not taken yet.
+    pub(super) fn has_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
     /// Sends a FIN behind what is in flight, and throws away what comes later.
     pub(super) fn close(&mut self) {
         if self.sink == Sink::Forward && !self.ended {

@@ -176,7 +176,7 @@ impl<'a> Relay<'a> {
             self.observer.events(events);
         }
         let class = self.tracker.class();
-        if class != self.class {
+        if class != self.class && !self.is_being_finished(class) {
             self.class = class;
             self.observer.class(class);
             if self.obeyed >= Order::Leave {
@@ -184,6 +184,15 @@ impl<'a> Relay<'a> {
                 self.leave();
             }
         }
+    }
+
+    /// Whether its work is over, but not yet with the client: it blocks the drain as before until
+    /// what was said has been sent, and in a drain until the staged close is over. A process that
+    /// left in between would cut the one, and reset what the client has not read of the other.
+    fn is_being_finished(&self, class: Class) -> bool {
+        let is_over = class.excluded().is_some() && self.class.excluded().is_none();
+        let is_seen_off = self.obeyed >= Order::Drain && self.tracker.farewell_done();
+        is_over && (self.to_client.has_pending() || is_seen_off)
     }
 
     /// Sees the connection off while a drain is under way. `true` when it is to end now.
