@@ -5,7 +5,7 @@ use super::Surprise;
 pub enum Class {
     /// HTTP/1 with an exchange in flight, or a part of a head.
     Http,
-    /// HTTP/1 between exchanges.
+    /// HTTP/1 between exchanges, or a client that has said nothing yet.
     Idle,
     /// HTTP/1 whose every request so far was a health check.
     HealthCheck,

@@ -1,7 +1,8 @@
 //! `auto`: tells a connection's protocol from its first bytes as they pass.
 //!
-//! Nothing is held back: what passed before the decision is at most [`PREFIX_LIMIT_BYTES`], is
-//! kept, and the tracker that is chosen reads it first.
+//! Nothing is held back: what passed before the decision is at most [`PREFIX_LIMIT_BYTES`] of the
+//! client's and less than a frame's header of the server's; it is kept, and the tracker that is
+//! chosen reads it first.
 //!
 //! # Source
 //! RFC 9113 §3.4 (the preface); RFC 9112 §3 (a request line begins with a token and a space);

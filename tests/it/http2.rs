@@ -162,6 +162,28 @@ fn streams_that_cross_the_first_goaway_are_served() {
     nothing_was_forced(&proxy.finish());
 }
 
+/// The process would reset what the client has not read yet, if it left before the client has.
+#[test]
+fn a_drain_waits_for_the_client_of_the_last_stream_to_close() {
+    let server = Server::start();
+    let proxy = proxy(server.addr, "http2", &[]);
+    let mut client = Raw::client(proxy.addr());
+    client.get(1, "/hold");
+    server.until_seen(1);
+    proxy.signal(Signal::TERM);
+    let ping = client.until_ping();
+    client.answer_ping(&ping);
+    server.release(1);
+    assert_eq!(client.until_end_of(1), None);
+    client.until_end();
+    let status = proxy.status();
+    assert_eq!(status["drainBlockingConnections"], 1, "{status}");
+    drop(client);
+    let finished = proxy.finish();
+    nothing_was_forced(&finished);
+    assert_eq!(finished.lines("connection ended").len(), 1);
+}
+
 #[test]
 fn a_client_that_never_answers_the_ping_is_told_the_last_stream_after_five_seconds() {
     let server = Server::start();
@@ -212,7 +234,7 @@ fn a_client_that_ignores_the_last_stream_is_refused_and_does_not_hold_the_drain(
     let finished = proxy.finish();
     assert_eq!(finished.code(), Some(75), "one connection was force-closed");
     let forced = finished.lines("connection force-closed by the drain");
-    assert_eq!(forced.len(), 1, "{forced:?}");
+    assert_eq!(forced.len(), 1, "{:#?}", finished.log);
     assert_eq!(forced[0]["class"], "http2");
 }
 
@@ -246,7 +268,9 @@ fn a_client_in_the_middle_of_a_request_is_served_late_streams_until_the_deadline
     assert!(!client.heard.iter().any(|frame| frame.kind == RST_STREAM), "nothing was refused");
     let finished = proxy.finish();
     assert_eq!(finished.code(), Some(75));
-    assert_eq!(server.seen().iter().filter(|path| *path == "/late").count(), served);
+    // The deadline may have come between the last request and its answer.
+    let seen = server.seen().iter().filter(|path| *path == "/late").count();
+    assert!(seen == served || seen == served + 1, "{seen} came, {served} were answered");
 }
 
 #[test]
