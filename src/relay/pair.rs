@@ -216,7 +216,11 @@ impl<'a> Relay<'a> {
 
     /// Whether the client has still to take bytes, as far as anybody waits for that.
     fn owes_client(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.to_client.is_pending() {
+        // A process that left before the staged close is over would reset what is still unread.
+        let is_seen_off = self.obeyed >= Order::Drain
+            && self.tracker.farewell_done()
+            && self.class.excluded().is_none();
+        if self.to_client.is_pending() || is_seen_off {
             return true;
         }
         if self.obeyed < Order::Drain
