@@ -197,7 +197,7 @@ impl<'a> Relay<'a> {
     fn standing(&mut self, cx: &mut Context<'_>) -> Class {
         let class = self.tracker.class();
         let is_done = matches!(class, Class::Idle | Class::Http2 { open_streams: 0 });
-        if !is_done || !(self.owes_client(cx) || self.is_seen_off()) {
+        if !is_done || !self.owes_client(cx) {
             self.delivery = None;
             return class;
         }
@@ -206,12 +206,6 @@ impl<'a> Relay<'a> {
             (Class::Idle, _) => Class::Http,
             (class, _) => class,
         }
-    }
-
-    /// Whether the last answer has passed and the staged close is under way: a process that left
-    /// now would reset what the client has not read yet.
-    fn is_seen_off(&self) -> bool {
-        self.obeyed >= Order::Drain && self.tracker.farewell_done()
     }
 
     /// Whether the client has still to take bytes, as far as anybody waits for that.
