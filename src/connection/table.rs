@@ -224,8 +224,12 @@ impl Table {
         }
     }
 
-    /// Makes a connection leave for a drain's sake; it is counted once, however often it is told.
+    /// Makes a connection leave for a drain's sake; it is counted once, however often it is told, and
+    /// not at all if it has ended by itself meanwhile.
     pub fn force(&self, entry: &Entry, order: Order) {
+        if !self.0.entries.contains_key(&entry.id) {
+            return;
+        }
         if entry.forced.set(entry.class()).is_ok() {
             self.0.forced.fetch_add(1, Ordering::AcqRel);
         }
@@ -297,5 +301,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn who_has_ended_by_itself_was_not_forced() {
+        let table = Table::default();
+        let registered = table.register(addr(), addr(), Class::Tcp);
+        let entry = Arc::clone(&registered.entry);
+        drop(registered);
+        table.force(&entry, Order::Leave);
+        assert_eq!((table.forced(), entry.was_forced()), (0, false));
     }
 }
