@@ -54,7 +54,7 @@ pub struct Settings {
     /// File that gets one line at the end.
     pub termination_log: PathBuf,
     /// Where and how to report.
-    pub reporting: Option<report::Args>,
+    pub reporting: Option<report::Wish>,
 }
 
 /// Everything that is wrong with what was typed, a line each.
@@ -325,7 +325,7 @@ fn endpoints(
     }
 }
 
-fn reporting(options: &Options, problems: &mut Vec<String>) -> Option<report::Args> {
+fn reporting(options: &Options, problems: &mut Vec<String>) -> Option<report::Wish> {
     let Some(url) = &options.controller else {
         for (flag, given) in [
             ("--controller-ca", options.controller_ca.is_some()),
@@ -338,10 +338,10 @@ fn reporting(options: &Options, problems: &mut Vec<String>) -> Option<report::Ar
         return None;
     };
     match report::parse_url(url) {
-        Ok(controller) => Some(report::Args {
-            controller: Some(controller),
-            controller_ca: options.controller_ca.clone(),
-            controller_token_file: options.controller_token_file.clone(),
+        Ok(controller) => Some(report::Wish {
+            controller,
+            ca: options.controller_ca.clone(),
+            token_file: options.controller_token_file.clone(),
             final_report_timeout: options.final_report_timeout.map_or(10 * SECOND, |span| span.0),
         }),
         Err(error) => {

@@ -154,9 +154,8 @@ impl Sidecar {
 
     fn reporter(&self) -> Result<Option<Reporter>, Failure> {
         let Some(reporting) = &self.settings.reporting else { return Ok(None) };
-        let resolved = reporting.resolve().map_err(Failure::usage)?;
-        let identity = self.source.identity.clone();
-        Ok(resolved.map(|(settings, client)| Reporter::new(settings, client, identity)))
+        let (settings, client) = reporting.resolve().map_err(Failure::usage)?;
+        Ok(Some(Reporter::new(settings, client, self.source.identity.clone())))
     }
 
     /// Starts to report, and to heed what the controller answers.

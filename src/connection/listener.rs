@@ -1,8 +1,7 @@
 //! A listener through the life of a drain: accepting, emptied behind the SYN gate, closed, reopened.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -10,140 +9,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
+use super::policy::{RejectMode, Speaks};
 use super::reject;
 use super::serve::{Connection, Serving};
+use super::status::{ListenerState, ListenerStatus};
 use crate::drain::{Door, Phase, State};
 use crate::net::{AcceptError, Accepted, Backoff, Bound, Listener, Upstream, gate};
+use crate::protocol::Class;
 use crate::protocol::http1::Options as Http1Options;
-use crate::protocol::{Class, Tracker};
 use crate::relay::Order;
 
 /// Between tries to get the port back after an undrain.
 const REBIND_INTERVAL: Duration = Duration::from_millis(500);
-
-/// What a new connection meets once the lame duck is over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RejectMode {
-    /// The kernel refuses it (RST to its SYN); with `admit` networks, others' SYNs are dropped.
-    #[default]
-    Refuse,
-    /// 503 with Retry-After for HTTP, a FIN for anything else.
-    Http503,
-    /// It is accepted and reset.
-    Reset,
-    /// Its SYN is dropped: it hears nothing.
-    Drop,
-    /// It is served as before.
-    Accept,
-}
-
-impl RejectMode {
-    /// The mode's name as flags, logs and metrics spell it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            RejectMode::Refuse => "refuse",
-            RejectMode::Http503 => "http503",
-            RejectMode::Reset => "reset",
-            RejectMode::Drop => "drop",
-            RejectMode::Accept => "accept",
-        }
-    }
-}
-
-/// What a new connection meets at a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum ListenerState {
-    /// The application is not there yet: refused.
-    Waiting = 0,
-    /// Served.
-    Accepting = 1,
-    /// New handshakes are dropped while what is queued is served.
-    Gated = 2,
-    /// Refused.
-    Refusing = 3,
-    /// Turned away as the reject mode says.
-    Rejecting = 4,
-}
-
-impl ListenerState {
-    const ALL: [ListenerState; 5] = [
-        ListenerState::Waiting,
-        ListenerState::Accepting,
-        ListenerState::Gated,
-        ListenerState::Refusing,
-        ListenerState::Rejecting,
-    ];
-
-    /// The state's name as reports spell it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            ListenerState::Waiting => "Waiting",
-            ListenerState::Accepting => "Accepting",
-            ListenerState::Gated => "Gated",
-            ListenerState::Refusing => "Refusing",
-            ListenerState::Rejecting => "Rejecting",
-        }
-    }
-}
-
-/// A listener as others see it.
-#[derive(Debug)]
-pub struct ListenerStatus {
-    /// Its address, with the real port.
-    pub addr: SocketAddr,
-    state: AtomicU8,
-}
-
-impl ListenerStatus {
-    /// A listener that is bound and does not listen yet.
-    #[must_use]
-    pub fn new(addr: SocketAddr) -> Self {
-        ListenerStatus { addr, state: AtomicU8::new(ListenerState::Waiting as u8) }
-    }
-
-    /// What a new connection meets now.
-    #[must_use]
-    pub fn state(&self) -> ListenerState {
-        let state = usize::from(self.state.load(Ordering::Acquire));
-        ListenerState::ALL.get(state).copied().unwrap_or(ListenerState::Waiting)
-    }
-
-    fn set(&self, state: ListenerState) {
-        self.state.store(state as u8, Ordering::Release);
-    }
-}
-
-/// What a listener's connections speak.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Speaks {
-    /// Opaque bytes: a connection is busy until either side closes.
-    #[default]
-    Tcp,
-    /// Told from the first bytes of each connection.
-    Auto,
-    /// HTTP/1.1 and WebSocket.
-    Http1,
-    /// HTTP/2 with prior knowledge, and gRPC.
-    Http2,
-}
-
-impl Speaks {
-    /// A tracker for one connection.
-    fn tracker(self, options: &Arc<Http1Options>, client: IpAddr) -> Tracker {
-        let ping = || fastrand::u64(..).to_be_bytes();
-        match self {
-            Speaks::Tcp => Tracker::Tcp,
-            Speaks::Auto => Tracker::auto(Arc::clone(options), client, ping()),
-            Speaks::Http1 => Tracker::http1(Arc::clone(options), client),
-            Speaks::Http2 => Tracker::http2(ping()),
-        }
-    }
-}
 
 /// How a listener treats those who come.
 #[derive(Clone, Debug)]

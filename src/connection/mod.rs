@@ -3,15 +3,17 @@
 mod closing;
 mod listener;
 mod observer;
+mod policy;
 mod reject;
 mod serve;
+mod status;
 mod table;
 mod workers;
 
 pub use closing::{Budget, see_out};
-pub use listener::{
-    ListenerSettings, ListenerState, ListenerStatus, Listening, RejectMode, Speaks,
-};
+pub use listener::{ListenerSettings, Listening};
+pub use policy::{RejectMode, Speaks};
 pub use serve::{Serving, Settings};
+pub use status::{ListenerState, ListenerStatus};
 pub use table::{Census, ConnectionId, Entry, Table};
 pub use workers::Workers;

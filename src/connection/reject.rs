@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::listener::{RejectMode, Speaks};
+use super::policy::{RejectMode, Speaks};
 use crate::net::{Accepted, Socket};
 use crate::protocol::detect::{Decision, Detector};
 use crate::protocol::{Direction, http1};

@@ -20,5 +20,5 @@ pub use attempt::Attempt;
 pub use feed::{Delivery, Feed, FinalReport};
 pub use identity::{IDENTITY_VARIABLES, identity};
 pub use reporter::Reporter;
-pub use settings::{Args, Error, Settings, parse_url};
+pub use settings::{Error, Settings, Wish, parse_url};
 pub use snapshot::Source;

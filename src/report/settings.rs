@@ -12,37 +12,18 @@ use crate::api::client::{self, Client};
 /// Where our own controller takes reports, and where a URL without a path is meant to go.
 const DEFAULT_PATH: &str = "/v1/reports";
 
-/// The flags of the reporter.
-#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
-#[command(next_help_heading = "Reporting")]
-pub struct Args {
-    /// Report to the controller at this URL (without a path: to /v1/reports there)
-    #[arg(long, env = "EBBTIDE_CONTROLLER", value_name = "URL", value_parser = parse_url)]
-    pub controller: Option<Uri>,
-
-    /// Trust the certificates in this PEM file for an https controller, instead of the system's roots
-    #[arg(long, env = "EBBTIDE_CONTROLLER_CA", value_name = "FILE", requires = "controller")]
-    pub controller_ca: Option<PathBuf>,
-
-    /// Send the token in this file as bearer; it is read again for every report
-    #[arg(
-        long,
-        env = "EBBTIDE_CONTROLLER_TOKEN_FILE",
-        value_name = "FILE",
-        requires = "controller"
-    )]
-    pub controller_token_file: Option<PathBuf>,
-
-    // Ten seconds: a controller that is being replaced is back by then, and the kubelet's grace is rarely
-    // so short that it would matter.
-    /// Wait at most this long for the controller to acknowledge that the drain is over
-    #[arg(
-        long,
-        env = "EBBTIDE_FINAL_REPORT_TIMEOUT",
-        value_name = "DURATION",
-        default_value = "10s",
-        value_parser = parse_duration
-    )]
+/// Where to report, and how, as it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// The controller's URL; without a path, /v1/reports there.
+    pub controller: Uri,
+    /// Certificates to trust for https, in PEM, instead of the system's roots.
+    pub ca: Option<PathBuf>,
+    /// The file of a bearer token.
+    pub token_file: Option<PathBuf>,
+    /// How long the controller may take to acknowledge that the drain is over. Ten seconds by
+    /// default: one that is being replaced is back by then, and a grace period is rarely so short
+    /// that it would matter.
     pub final_report_timeout: Duration,
 }
 
@@ -74,19 +55,17 @@ pub struct Settings {
     pub final_report_timeout: Duration,
 }
 
-impl Args {
-    /// The settings and the client that they name; none when there is no controller.
+impl Wish {
+    /// The settings and the client that are wished for.
     ///
     /// # Errors
     ///
     /// When a file that was named cannot be used. It is better to know at the start than in a drain.
-    pub fn resolve(&self) -> Result<Option<(Settings, Client)>, Error> {
-        let Some(url) = &self.controller else {
-            return Ok(None);
-        };
-        let client = Client::new(url, self.controller_ca.as_deref())
-            .map_err(|source| Error::Client { source })?;
-        let token = match &self.controller_token_file {
+    pub fn resolve(&self) -> Result<(Settings, Client), Error> {
+        let url = &self.controller;
+        let client =
+            Client::new(url, self.ca.as_deref()).map_err(|source| Error::Client { source })?;
+        let token = match &self.token_file {
             None => None,
             Some(path) => Some(
                 TokenFile::open(path)
@@ -105,7 +84,7 @@ impl Args {
             token,
             final_report_timeout: self.final_report_timeout,
         };
-        Ok(Some((settings, client)))
+        Ok((settings, client))
     }
 }
 
@@ -129,33 +108,17 @@ pub fn parse_url(text: &str) -> Result<Uri, String> {
     Ok(uri)
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|_| "write 1500ms, 10s, 5m".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
 
-    #[derive(Parser)]
-    struct Cli {
-        #[command(flatten)]
-        report: Args,
-    }
-
-    fn parse(flags: &[&str]) -> Result<Args, String> {
-        Cli::try_parse_from(std::iter::once(&"x").chain(flags))
-            .map(|cli| cli.report)
-            .map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn without_a_controller_nothing_is_reported() {
-        let args = parse(&[]).expect("all optional");
-        assert_eq!(args.final_report_timeout, Duration::from_secs(10));
-        assert!(args.resolve().expect("nothing to fail").is_none());
+    fn wish(url: &str) -> Wish {
+        Wish {
+            controller: parse_url(url).expect("a URL"),
+            ca: None,
+            token_file: None,
+            final_report_timeout: Duration::from_secs(10),
+        }
     }
 
     #[test]
@@ -165,29 +128,28 @@ mod tests {
             ("http://c:1/", "/v1/reports"),
             ("http://c:1/mine?x=1", "/mine?x=1"),
         ] {
-            let args = parse(&["--controller", url]).expect("a URL");
-            let (settings, client) = args.resolve().expect("http").expect("a controller");
+            let (settings, client) = wish(url).resolve().expect("http");
             assert_eq!(settings.path, path);
             assert_eq!(client.server(), "http://c:1");
         }
     }
 
     #[test]
-    fn wrong_flags_say_what_to_write() {
-        for (flags, hint) in [
-            (["--controller", "c:1"], "write http://"),
-            (["--controller", "http://a:b@c"], "--controller-token-file"),
-            (["--final-report-timeout", "10"], "write 1500ms, 10s, 5m"),
+    fn what_is_no_url_says_what_to_write() {
+        for (url, hint) in [
+            ("c:1", "write http://"),
+            ("ftp://c", "write http://"),
+            ("http://a:b@c", "--controller-token-file"),
         ] {
-            let error = parse(&flags).expect_err("wrong");
+            let error = parse_url(url).expect_err(url);
             assert!(error.contains(hint), "{error}");
         }
     }
 
     #[test]
     fn a_token_file_that_is_not_there_fails_the_start() {
-        let args = parse(&["--controller", "http://c", "--controller-token-file", "/nonexistent"]);
-        let error = args.expect("well-formed").resolve().expect_err("no file");
+        let wish = Wish { token_file: Some("/nonexistent".into()), ..wish("http://c") };
+        let error = wish.resolve().expect_err("no file");
         assert!(matches!(error, Error::Token { .. }), "{error:?}");
     }
 }

@@ -9,7 +9,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::support::{Controller, FOREVER, Proxy, args, reporter};
+use super::support::{Controller, FOREVER, Proxy, reporter, wish};
 use crate::drain::Phase;
 use crate::report::{Attempt, Delivery};
 
@@ -63,9 +63,9 @@ impl Drop for Authority {
 async fn a_controller_whose_ca_we_were_given_is_trusted() {
     let authority = Authority::new("right-ca");
     let mut controller = authority.controller().await;
-    let mut args = args(&controller.url, FOREVER);
-    args.controller_ca = Some(authority.file.clone());
-    let mut proxy = Proxy::start(Phase::Drained, reporter(&args));
+    let mut wish = wish(&controller.url, FOREVER);
+    wish.ca = Some(authority.file.clone());
+    let mut proxy = Proxy::start(Phase::Drained, reporter(&wish));
     controller.next().await.accept();
     assert_eq!(proxy.attempt().await, Attempt::Ok);
     assert_eq!(proxy.final_report.wait().await, Delivery::Acknowledged);
@@ -75,14 +75,14 @@ async fn a_controller_whose_ca_we_were_given_is_trusted() {
 async fn a_controller_with_another_ca_gets_no_report() {
     let (theirs, ours) = (Authority::new("their-ca"), Authority::new("our-ca"));
     let mut controller = theirs.controller().await;
-    let mut args = args(&controller.url, FOREVER);
-    args.controller_ca = Some(ours.file.clone());
-    let mut proxy = Proxy::start(Phase::Drained, reporter(&args));
+    let mut wish = wish(&controller.url, FOREVER);
+    wish.ca = Some(ours.file.clone());
+    let mut proxy = Proxy::start(Phase::Drained, reporter(&wish));
     tokio::select! {
         attempt = proxy.attempt() => assert_eq!(attempt, Attempt::ConnectError),
         _ = controller.next() => panic!("a report for a stranger"),
     }
-    let (_, client) = args.resolve().expect("a file").expect("a controller");
+    let (_, client) = wish.resolve().expect("a file");
     let call = crate::api::client::Call::get("/");
     let error = client.send(call).await.expect_err("not trusted");
     assert!(!error.is_nobody_there());

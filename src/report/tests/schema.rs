@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::support::{Controller, FOREVER, Proxy, args, reporter};
+use super::support::{Controller, FOREVER, Proxy, reporter, wish};
 use crate::drain::Phase;
 
 fn schema() -> Value {
@@ -12,7 +12,7 @@ fn schema() -> Value {
 
 async fn sent(phase: Phase) -> Value {
     let mut controller = Controller::start();
-    let _proxy = Proxy::start(phase, reporter(&args(&controller.url, FOREVER)));
+    let _proxy = Proxy::start(phase, reporter(&wish(&controller.url, FOREVER)));
     controller.next().await.report
 }
 

@@ -7,7 +7,7 @@ use hyper::header::{HeaderValue, LOCATION};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket};
 
-use super::support::{Controller, FOREVER, Proxy, args, reporter};
+use super::support::{Controller, FOREVER, Proxy, reporter, wish};
 use crate::api::report::{BalancerState, Directive};
 use crate::api::serve::respond;
 use crate::drain::Phase;
@@ -17,7 +17,7 @@ use crate::report::{Attempt, Delivery};
 const SHORT: Duration = Duration::from_millis(100);
 
 fn start(controller: &Controller, phase: Phase) -> Proxy {
-    Proxy::start(phase, reporter(&args(&controller.url, FOREVER)))
+    Proxy::start(phase, reporter(&wish(&controller.url, FOREVER)))
 }
 
 #[tokio::test]
@@ -49,7 +49,7 @@ async fn a_controller_that_was_down_gets_the_final_report_when_it_is_up() {
     socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     let addr = socket.local_addr().expect("it has one");
     let mut proxy =
-        Proxy::start(Phase::Drained, reporter(&args(&format!("http://{addr}"), FOREVER)));
+        Proxy::start(Phase::Drained, reporter(&wish(&format!("http://{addr}"), FOREVER)));
     assert_eq!(proxy.attempt().await, Attempt::ConnectError);
     assert_eq!(proxy.attempt().await, Attempt::ConnectError);
     // Both hold the port until the first one is dropped, so that nobody can come between.
@@ -80,7 +80,7 @@ async fn a_slow_controller_does_not_delay_the_final_report() {
 async fn a_controller_that_accepts_and_never_answers_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("it has one"));
-    let mut proxy = Proxy::start(Phase::Drained, reporter(&args(&url, SHORT)));
+    let mut proxy = Proxy::start(Phase::Drained, reporter(&wish(&url, SHORT)));
     assert_eq!(proxy.final_report.wait().await, Delivery::GivenUp);
 }
 
@@ -119,7 +119,7 @@ async fn what_is_no_http_is_garbage_and_not_stored() {
             open.push(stream);
         }
     });
-    let mut proxy = Proxy::start(Phase::Drained, reporter(&args(&url, SHORT)));
+    let mut proxy = Proxy::start(Phase::Drained, reporter(&wish(&url, SHORT)));
     assert_eq!(proxy.attempt().await, Attempt::Garbage);
     assert_eq!(proxy.final_report.wait().await, Delivery::GivenUp);
 }
@@ -164,9 +164,9 @@ async fn a_token_that_is_exchanged_on_disk_is_used_from_the_next_report_on() {
     let file = std::env::temp_dir().join(format!("ebbtide-token-{}", std::process::id()));
     std::fs::write(&file, "first\n").expect("writes");
     let mut controller = Controller::start();
-    let mut args = args(&controller.url, FOREVER);
-    args.controller_token_file = Some(file.clone());
-    let proxy = Proxy::start(Phase::Serving, reporter(&args));
+    let mut wish = wish(&controller.url, FOREVER);
+    wish.token_file = Some(file.clone());
+    let proxy = Proxy::start(Phase::Serving, reporter(&wish));
     let arrived = controller.next().await;
     assert_eq!(arrived.authorization.as_deref(), Some("Bearer first"));
     arrived.accept();

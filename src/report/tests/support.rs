@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use crate::api::report::{Answer, Identity, ListenerReport, Report, SCHEMA_VERSION};
 use crate::api::serve::{Request, Response, Router, Running, Server, read_body, respond};
 use crate::drain::Phase;
-use crate::report::{Args, Attempt, Feed, FinalReport, Reporter};
+use crate::report::{Attempt, Feed, FinalReport, Reporter, Wish};
 
 /// A bound that no test should ever reach.
 pub const FOREVER: Duration = Duration::from_secs(3600);
@@ -121,16 +121,16 @@ pub fn who() -> Identity {
 }
 
 /// A reporter over real sockets.
-pub fn reporter(args: &Args) -> Reporter {
-    let (settings, client) = args.resolve().expect("files that exist").expect("a controller");
+pub fn reporter(wish: &Wish) -> Reporter {
+    let (settings, client) = wish.resolve().expect("files that exist");
     Reporter::new(settings, client, who())
 }
 
-pub fn args(controller: &str, final_report_timeout: Duration) -> Args {
-    Args {
-        controller: Some(controller.parse().expect("a URL")),
-        controller_ca: None,
-        controller_token_file: None,
+pub fn wish(controller: &str, final_report_timeout: Duration) -> Wish {
+    Wish {
+        controller: controller.parse().expect("a URL"),
+        ca: None,
+        token_file: None,
         final_report_timeout,
     }
 }
