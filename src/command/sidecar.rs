@@ -116,6 +116,7 @@ impl Sidecar {
         tokio::spawn(self.drain.clone().run());
         let budgets = self.settings.budgets.clone();
         tokio::spawn(see_out(self.drain.clone(), self.serving.table.clone(), budgets));
+        tokio::spawn(self.serving.metrics.clone().keep_up());
         tokio::spawn(self.view.history.clone().record(self.drain.clone()));
         let final_report = reporter.map(|reporter| self.report(reporter));
         let admin_addr = self.admin.local_addr();
