@@ -1,4 +1,7 @@
-//! What an idle connection costs in memory.
+//! What an idle connection costs in memory, and that what is over costs nothing.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use crate::support::Ebbtide;
 use crate::support::churn::{echo, runtime};
@@ -32,4 +35,58 @@ fn an_idle_connection_holds_no_buffer() {
         assert!(each < MOST_BYTES, "{each} bytes for each idle connection");
         drop((few, crowd));
     });
+}
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// Answers every request with the same response.
+fn application() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let addr = listener.local_addr().expect("its address");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut request = [0; REQUEST.len()];
+                while stream.read_exact(&mut request).is_ok() {
+                    stream.write_all(RESPONSE).expect("taken");
+                }
+            });
+        }
+    });
+    addr
+}
+
+/// Sends requests on a few connections at once.
+fn ask(addr: SocketAddr, times: usize) {
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(move || {
+                let mut stream = TcpStream::connect(addr).expect("a connection");
+                let mut response = [0; RESPONSE.len()];
+                for _ in 0..times / 8 {
+                    stream.write_all(REQUEST).expect("taken");
+                    stream.read_exact(&mut response).expect("answered");
+                    assert_eq!(response, RESPONSE);
+                }
+            });
+        }
+    });
+}
+
+/// Each request's duration was kept until somebody scraped /metrics, which nobody did.
+#[test]
+fn requests_that_are_over_leave_nothing_behind() {
+    const REQUESTS: usize = 160_000;
+    // Two samples of a request would be 2.5 MiB.
+    const MOST_GROWTH: usize = 1024 * 1024;
+    let _alone = alone();
+    let proxy = Ebbtide::proxy(&application().to_string(), &["--protocol", "http1"]);
+    let addr = proxy.addr();
+    ask(addr, REQUESTS / 8);
+    let before = proportional_set_size(proxy.pid());
+    ask(addr, REQUESTS);
+    let grown = proportional_set_size(proxy.pid()).saturating_sub(before);
+    println!("{grown} bytes more after {REQUESTS} requests");
+    assert!(grown < MOST_GROWTH, "{grown} bytes more after {REQUESTS} requests");
 }
