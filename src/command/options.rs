@@ -13,6 +13,7 @@ use crate::admin::ReadinessOnDrain;
 use crate::connection::{Budget, RejectMode, Speaks};
 use crate::net::Upstream;
 use crate::protocol::Class;
+use crate::protocol::http1::Forwarding;
 
 /// What becomes of a connection between two exchanges in a drain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
@@ -25,6 +26,32 @@ pub enum IdlePolicy {
     After,
     /// Told with its next response, however long that takes.
     OnResponse,
+}
+
+/// Which fields of an HTTP/1 request tell the application the client's address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardClient {
+    /// None: requests pass as they come.
+    #[default]
+    None,
+    /// X-Forwarded-For.
+    XForwardedFor,
+    /// Forwarded (RFC 7239).
+    Forwarded,
+    /// Both of them.
+    Both,
+}
+
+impl From<ForwardClient> for Option<Forwarding> {
+    fn from(wish: ForwardClient) -> Self {
+        match wish {
+            ForwardClient::None => None,
+            ForwardClient::XForwardedFor => Some(Forwarding::XForwardedFor),
+            ForwardClient::Forwarded => Some(Forwarding::Forwarded),
+            ForwardClient::Both => Some(Forwarding::Both),
+        }
+    }
 }
 
 /// A budget as it is written: `websocket=10m`.
@@ -225,6 +252,10 @@ pub struct Options {
     #[arg(long, value_name = "TEXT", env = "EBBTIDE_WEBSOCKET_REASON", help_heading = "HTTP")]
     pub websocket_reason: Option<String>,
 
+    /// Append the client's address to these fields of each HTTP/1 request [default: none]
+    #[arg(long, value_enum, env = "EBBTIDE_FORWARD_CLIENT", help_heading = "HTTP")]
+    pub forward_client: Option<ForwardClient>,
+
     /// Say in a Drain-Deadline field of the last response when its connection is force-closed
     #[arg(long, env = "EBBTIDE_DRAIN_DEADLINE_HEADER", help_heading = "HTTP")]
     #[serde(default)]
@@ -344,6 +375,7 @@ impl Options {
             idle_close: self.idle_close.or(file.idle_close),
             websocket_code: self.websocket_code.or(file.websocket_code),
             websocket_reason: self.websocket_reason.or(file.websocket_reason),
+            forward_client: self.forward_client.or(file.forward_client),
             drain_deadline_header: self.drain_deadline_header || file.drain_deadline_header,
             health_check_agent: list(self.health_check_agent, file.health_check_agent),
             health_check_path: self.health_check_path.or(file.health_check_path),

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::duration::Span;
-use super::options::{IdlePolicy, ListenerOptions, Options};
+use super::options::{ForwardClient, IdlePolicy, ListenerOptions, Options};
 use crate::admin::{self, ReadinessOnDrain};
-use crate::connection::{self, Budget, ListenerSettings};
+use crate::connection::{self, Budget, ListenerSettings, Speaks};
 use crate::drain::{Schedule, default_close_spread};
 use crate::net::ListenOptions;
 use crate::net::gate::MAX_ADMITTED;
@@ -84,6 +84,7 @@ impl Settings {
     pub fn new(options: Options) -> Result<Self, Problems> {
         let mut problems = Vec::new();
         let listeners = listeners(&options, &mut problems);
+        forwarding(&options, &listeners, &mut problems);
         let schedule = schedule(&options, &mut problems);
         let admin = options.admin.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 17701)));
         let control = options.control.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 17702)));
@@ -195,7 +196,24 @@ fn http1_options(options: &Options) -> http1::Options {
         health_checks.user_agents.clone_from(&options.health_check_agent);
     }
     health_checks.path.clone_from(&options.health_check_path);
-    http1::Options { health_checks, forwarding: None }
+    let forwarding = options.forward_client.unwrap_or_default().into();
+    http1::Options { health_checks, forwarding }
+}
+
+/// Whom an application believes must not depend on a flag that does nothing.
+fn forwarding(
+    options: &Options,
+    listeners: &[(SocketAddr, ListenOptions, ListenerSettings)],
+    problems: &mut Vec<String>,
+) {
+    let is_asked = options.forward_client.unwrap_or_default() != ForwardClient::None;
+    let is_deaf = |speaks| matches!(speaks, Speaks::Tcp | Speaks::Http2);
+    if is_asked && listeners.iter().all(|(.., listener)| is_deaf(listener.speaks)) {
+        problems.push(
+            "--forward-client has no use where nothing reads HTTP/1: give --protocol http1"
+                .to_owned(),
+        );
+    }
 }
 
 fn manners(options: &Options, problems: &mut Vec<String>) -> Manners {

@@ -25,6 +25,7 @@ mod drain;
 mod endpoints;
 mod faults;
 mod field;
+mod forwarding;
 mod grpc;
 mod house;
 mod http1;
