@@ -36,6 +36,7 @@ mod page;
 mod postgres;
 mod reject;
 mod relay;
+mod rolling;
 mod run;
 mod transparency;
 mod websocket;

@@ -6,6 +6,7 @@ pub mod crowd;
 pub mod directory;
 pub mod frames;
 pub mod h2;
+pub mod haproxy;
 pub mod http;
 pub mod http1;
 pub mod namespace;

@@ -82,7 +82,8 @@ impl Peer {
         peer
     }
 
-    fn start(mut command: Command) -> Self {
+    /// Any program.
+    pub fn start(mut command: Command) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let stdout = child.stdout.take().expect("a pipe");
@@ -107,6 +108,11 @@ impl Peer {
     pub fn json(&self) -> Value {
         let line = self.line();
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    }
+
+    /// What it has said since.
+    pub fn said(&self) -> Vec<String> {
+        self.lines.try_iter().collect()
     }
 
     /// Tells it something.
