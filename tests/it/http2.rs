@@ -97,8 +97,9 @@ fn told_in_two_phases(protocol: &str) {
         }
         drop((unused.requests, idle.requests));
         echo.exchange(b"while draining").await.expect("echoed");
-        let passed = client_side.until("what the held ones are told", |all| {
-            last_streams(&all[2].to_client()).len() == 2
+        // A client may end at the first GOAWAY, before the final one has reached the tap.
+        let passed = client_side.until("what all but the last are told", |all| {
+            all[..3].iter().all(|one| last_streams(&one.to_client()).len() == 2)
         });
         assert_eq!(last_streams(&passed[0].to_client()), [HIGHEST_STREAM, 0]);
         assert_eq!(last_streams(&passed[1].to_client()), [HIGHEST_STREAM, 1]);
@@ -106,6 +107,8 @@ fn told_in_two_phases(protocol: &str) {
         // Its request is not over: trailers may come, so it is not yet told the last stream.
         assert_eq!(last_streams(&passed[3].to_client()), [HIGHEST_STREAM]);
         assert_eq!(blocking(&proxy, 2)["phase"], "Draining");
+        // The others are seen off in their own time.
+        proxy.until("two connections", |status| status["activeConnections"] == 2);
         for shown in connections(&proxy) {
             assert_eq!(shown["class"], "http2");
             assert_eq!(shown["blocking"], true);
@@ -525,7 +528,12 @@ fn clients_under_load_lose_nothing_in_a_drain() {
         // What was answered is what was served: nothing was served and then called unserved.
         assert_eq!(server.seen().len() as u64, answered);
     });
-    for passed in tap.connections() {
+    // A client may end before the final word has reached the tap.
+    let passed = tap.until("what each is told", |all| {
+        all.iter().all(|one| last_streams(&one.to_client()).len() >= 2)
+    });
+    assert_eq!(passed.len(), 16);
+    for passed in passed {
         let last_streams = last_streams(&passed.to_client());
         assert_eq!(last_streams.len(), 2, "{last_streams:?}");
         assert_eq!(last_streams[0], HIGHEST_STREAM);
