@@ -1,37 +1,7 @@
 //! What a report means for a target's place at the balancer. Pure: values in, values out.
 
-use std::fmt;
-
+use super::balancer::Action;
 use crate::api::report::{Answer, BalancerState, Directive, Report};
-
-/// What the balancer is told about a target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// Send it connections.
-    Register,
-    /// Send it no new connections, and leave those that it has alone.
-    WeightZero,
-    /// Forget it.
-    Deregister,
-}
-
-impl Action {
-    /// The name as logs spell it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Action::Register => "register",
-            Action::WeightZero => "weight zero",
-            Action::Deregister => "deregister",
-        }
-    }
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// What follows from a report.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 //! be told. The log drives no balancer, so the answer to a drain is `pending`, unless the operator
 //! says after how long weight zero may be assumed.
 
+pub mod balancer;
 mod check;
 mod decide;
 mod endpoints;
@@ -18,7 +19,8 @@ use std::time::Duration;
 use crate::api::report::Report;
 use crate::api::serve::{self, Bound, Running, Server};
 
-pub use decide::{Action, Decision, decide};
+pub use balancer::Action;
+pub use decide::{Decision, decide};
 pub use table::TargetReport;
 
 use table::Table;

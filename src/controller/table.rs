@@ -5,8 +5,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::balancer::Action;
 use super::check::Checked;
-use super::decide::{Action, Decision, decide};
+use super::decide::{Decision, decide};
 use crate::api::report::{BalancerState, Identity, Report};
 
 /// A target that has not reported for this long may be forgotten to make room: twenty heartbeats of

@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use hyper::http::uri::{PathAndQuery, Scheme};
-use hyper::{Method, StatusCode, Uri};
+use hyper::{HeaderMap, Method, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -151,6 +151,7 @@ impl Client {
         if call.is_json {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
+        headers.extend(call.headers);
         if let Some(bearer) = call.bearer {
             headers.insert(AUTHORIZATION, bearer.0);
         }
@@ -182,6 +183,7 @@ pub struct Call {
     path: String,
     body: Option<Bytes>,
     is_json: bool,
+    headers: HeaderMap,
     bearer: Option<Bearer>,
     timeout: Option<Duration>,
     max_bytes: usize,
@@ -196,6 +198,7 @@ impl Call {
             path: path.into(),
             body: None,
             is_json: false,
+            headers: HeaderMap::new(),
             bearer: None,
             timeout: None,
             max_bytes: MAX_ANSWER_BYTES,
@@ -234,6 +237,13 @@ impl Call {
     pub fn json_bytes(mut self, body: Bytes) -> Self {
         self.body = Some(body);
         self.is_json = true;
+        self
+    }
+
+    /// Carries a header field; one of the same name, also one of ours, is replaced.
+    #[must_use]
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
         self
     }
 
