@@ -5,7 +5,7 @@ use tracing::info;
 
 use super::view::{View, shown};
 use crate::api::connections::Connections;
-use crate::api::serve::{Request, Response, Router, last_segment, respond};
+use crate::api::serve::{Request, Response, Router, respond, segment};
 use crate::connection::ConnectionId;
 use crate::drain::{FORCE_CLOSE_PERIOD, Trigger};
 use crate::relay::Order;
@@ -35,7 +35,7 @@ pub(super) fn routes(router: Router, view: &View) -> Router {
             let response = respond::json(StatusCode::OK, &Connections { connections });
             async move { response }
         })
-        .delete("/connections/", move |request: Request| {
+        .delete("/connections/{}", move |request: Request| {
             let response = close(&delete, &request);
             async move { response }
         })
@@ -43,7 +43,7 @@ pub(super) fn routes(router: Router, view: &View) -> Router {
 
 /// FIN to both sides, and a reset for who has not taken it in time.
 fn close(view: &View, request: &Request) -> Response {
-    let id = last_segment(request);
+    let id = segment(request, 1);
     let Ok(id) = id.parse::<ConnectionId>() else {
         return respond::text(
             StatusCode::BAD_REQUEST,

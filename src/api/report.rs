@@ -27,6 +27,8 @@ pub struct Identity {
     /// The pod's address; empty when unknown.
     #[serde(rename = "podIP")]
     pub pod_ip: String,
+    /// The service that it belongs to; empty when unknown.
+    pub service: String,
 }
 
 /// A proxy's state at one moment.
@@ -73,6 +75,9 @@ pub struct Report {
     pub rejected: u64,
     /// Age of the oldest open connection in seconds; 0 without one.
     pub oldest_connection_seconds: u64,
+    /// The weight that the controller's last answer told it to remember.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub former_weight: Option<u32>,
     /// Every listener and what a new connection meets there.
     pub listeners: Vec<ListenerReport>,
 }
@@ -113,6 +118,9 @@ pub enum Directive {
     Drain,
     /// End the drain and serve again.
     Undrain,
+    /// Keep serving in `LameDuck` for now: too many others of the service drain already. Not for a
+    /// proxy that a signal has told to leave, which may ignore it.
+    Wait,
 }
 
 /// The controller's answer to a report. Anyone may implement the endpoint: every field may be absent.
@@ -121,8 +129,14 @@ pub enum Directive {
 pub struct Answer {
     /// The sequence that is acknowledged.
     pub sequence: u64,
-    /// What the balancer has applied.
-    pub balancer: BalancerState,
+    /// What the balancer has applied; absent from a controller that drives none, which then has
+    /// nothing more to do once it has the report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balancer: Option<BalancerState>,
     /// What the proxy is to do.
     pub directive: Directive,
+    /// The target's weight before it was set to zero. The proxy repeats it in its reports, so that a
+    /// controller that forgot it, or another one, can restore it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub former_weight: Option<u32>,
 }

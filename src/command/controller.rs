@@ -1,21 +1,169 @@
-//! `ebbtide controller`: takes reports.
+//! `ebbtide controller`: takes reports, drives the balancer.
 
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
 use tracing::info;
 
+use super::duration::Span;
+use super::file;
+use super::options::from_text;
 use super::{Exit, Failure};
-use crate::controller::{self, Controller};
+use crate::controller::balancer::{self, Balancer, Log};
+use crate::controller::{Controller, Settings, Share};
 use crate::signal::Signals;
+use crate::telemetry::Fleet;
 
 /// How long requests under way may take to end when the controller stops.
-const STOP_PERIOD: std::time::Duration = std::time::Duration::from_secs(2);
+const STOP_PERIOD: Duration = Duration::from_secs(2);
+
+/// Three heartbeats of a serving proxy.
+const LOST_AFTER: Duration = Duration::from_secs(30);
+
+/// Less than this is one late heartbeat.
+const LEAST_LOST_AFTER: Duration = Duration::from_secs(15);
+
+/// A large cluster's pods; about 20 MiB.
+const MAX_TARGETS: usize = 10_000;
+
+/// Take the proxies' reports, drive the load balancer, and show the fleet
+///
+/// A target's weight is set to zero when its drain begins, and it is deregistered when nothing of it
+/// remains, or when it has said nothing for --lost-after. The balancer is described in --config; without
+/// one, the log says what a balancer would be told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    options: Options,
+
+    /// YAML file with the same options (their names without the dashes) and `balancer`
+    #[arg(long, value_name = "FILE", env = "EBBTIDE_CONTROLLER_CONFIG")]
+    config: Option<PathBuf>,
+
+    /// Only say whether the options and the file are good
+    #[arg(long)]
+    check_config: bool,
+}
+
+/// The options as typed, or as the file has them. What is absent takes its default.
+#[derive(Clone, Debug, Default, clap::Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+#[group(skip)]
+pub struct Options {
+    /// Take reports on this address [default: 0.0.0.0:17710]
+    #[arg(long, env = "EBBTIDE_CONTROLLER_LISTEN", value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+
+    /// Remember at most this many targets, of about 2 KiB each [default: 10000]
+    #[arg(long, env = "EBBTIDE_MAX_TARGETS", value_name = "COUNT")]
+    pub max_targets: Option<NonZeroUsize>,
+
+    /// Deregister a target that has not reported for this long; one that drains, ten seconds after its
+    /// deadline at the latest [default: 30s]
+    #[arg(long, env = "EBBTIDE_LOST_AFTER", value_name = "DURATION")]
+    pub lost_after: Option<Span>,
+
+    /// Let at most so many targets of a service drain at once because somebody asked: 3, or 25%. A pod
+    /// that a signal tells to leave never waits [default: all]
+    #[arg(long, env = "EBBTIDE_MAX_DRAINING", value_name = "SHARE")]
+    #[serde(deserialize_with = "from_text")]
+    pub max_draining: Option<Share>,
+
+    /// With the `log` balancer: answer that weight zero is applied this long after it was logged, which
+    /// ends a proxy's lame duck. Without it the answer stays `pending`: nobody knows
+    #[arg(long, env = "EBBTIDE_ASSUME_WEIGHT_ZERO_AFTER", value_name = "DURATION")]
+    pub assume_weight_zero_after: Option<Span>,
+
+    /// The balancer; see docs/balancers.md.
+    #[arg(skip)]
+    pub balancer: Option<balancer::Config>,
+}
+
+impl Options {
+    fn or(self, file: Options) -> Options {
+        Options {
+            listen: self.listen.or(file.listen),
+            max_targets: self.max_targets.or(file.max_targets),
+            lost_after: self.lost_after.or(file.lost_after),
+            max_draining: self.max_draining.or(file.max_draining),
+            assume_weight_zero_after: self
+                .assume_weight_zero_after
+                .or(file.assume_weight_zero_after),
+            balancer: self.balancer.or(file.balancer),
+        }
+    }
+
+    fn settings(self) -> Result<Settings, String> {
+        let lost_after = self.lost_after.map_or(LOST_AFTER, |span| span.0);
+        if lost_after < LEAST_LOST_AFTER {
+            return Err(format!(
+                "--lost-after {} is less than {}: serving proxies report every 10s, so that one late \
+                 report would deregister them",
+                Span(lost_after),
+                Span(LEAST_LOST_AFTER)
+            ));
+        }
+        Ok(Settings {
+            listen: self.listen.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 17710))),
+            max_targets: self.max_targets.map_or(MAX_TARGETS, NonZeroUsize::get),
+            lost_after,
+            max_draining: self.max_draining,
+            balancer: balancer(self.balancer, self.assume_weight_zero_after)?,
+        })
+    }
+}
+
+fn balancer(
+    config: Option<balancer::Config>,
+    assumed: Option<Span>,
+) -> Result<Box<dyn Balancer>, String> {
+    match config.unwrap_or_default() {
+        balancer::Config::Log => {
+            Ok(Box::new(Log { assume_weight_zero_after: assumed.map(|span| span.0) }))
+        }
+        #[expect(unreachable_patterns, reason = "the other balancers follow")]
+        _ if assumed.is_some() => {
+            Err("--assume-weight-zero-after is for the `log` balancer alone: this one is asked"
+                .into())
+        }
+        #[expect(unreachable_patterns, reason = "the other balancers follow")]
+        config => config.build().map_err(|error| error.to_string()),
+    }
+}
+
+impl Args {
+    fn settings(&self) -> Result<Settings, Failure> {
+        let options = match &self.config {
+            Some(path) => self.options.clone().or(file::read(path).map_err(Failure::usage)?),
+            None => self.options.clone(),
+        };
+        options.settings().map_err(|problem| {
+            let failure = Failure::usage(std::io::Error::other(problem));
+            match &self.config {
+                Some(path) => failure.context(path.display().to_string()),
+                None => failure,
+            }
+        })
+    }
+}
 
 /// Runs a controller until a signal ends it.
 ///
 /// # Errors
-/// When its port is taken.
-pub async fn run(args: controller::Args) -> Result<Exit, Failure> {
+/// When the configuration is wrong, or its port is taken.
+pub async fn run(args: Args) -> Result<Exit, Failure> {
+    let settings = args.settings()?;
+    if args.check_config {
+        println!("the configuration is good");
+        return Ok(Exit::Done);
+    }
     let mut signals = Signals::new().map_err(Failure::unavailable)?;
-    let controller = Controller::bind(&args, |_, _| {}).map_err(Failure::unavailable)?.start();
+    let fleet = Fleet::install().map_err(Failure::bug)?;
+    let controller =
+        Controller::bind(settings, Some(fleet), |_, _| {}).map_err(Failure::unavailable)?.start();
     let signal = signals.next().await;
     info!(?signal, "stopping");
     controller.stop(STOP_PERIOD).await;

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::options::Options;
+use serde::de::DeserializeOwned;
 
 /// A configuration is a page; a file beyond this is something else.
 const MAX_BYTES: u64 = 1024 * 1024;
@@ -19,7 +19,8 @@ pub enum Error {
     TooLarge(PathBuf),
     /// It is not what we understand.
     #[error(
-        "{0}: {1}\nthe keys are the flags of `ebbtide proxy --help` without their dashes, and `listeners`"
+        "{0}: {1}\nthe keys are the command's flags without their dashes (see its --help); for a proxy also \
+         `listeners`, for a controller also `balancer`"
     )]
     Parse(PathBuf, String),
 }
@@ -28,7 +29,7 @@ pub enum Error {
 ///
 /// # Errors
 /// Names the file and the line.
-pub fn read(path: &Path) -> Result<Options, Error> {
+pub fn read<T: DeserializeOwned + Default>(path: &Path) -> Result<T, Error> {
     let fail = |error| Error::Read(path.to_owned(), error);
     if std::fs::metadata(path).map_err(fail)?.len() > MAX_BYTES {
         return Err(Error::TooLarge(path.to_owned()));
@@ -37,9 +38,9 @@ pub fn read(path: &Path) -> Result<Options, Error> {
     parse(&text).map_err(|error| Error::Parse(path.to_owned(), error))
 }
 
-fn parse(text: &str) -> Result<Options, String> {
+fn parse<T: DeserializeOwned + Default>(text: &str) -> Result<T, String> {
     if text.trim().is_empty() {
-        return Ok(Options::default());
+        return Ok(T::default());
     }
     serde_saphyr::from_str(text).map_err(|error| error.to_string())
 }

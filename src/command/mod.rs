@@ -51,7 +51,7 @@ enum Command {
     Undrain(drain::UndrainArgs),
     Status(status::Args),
     Connections(connections::Args),
-    Controller(crate::controller::Args),
+    Controller(controller::Args),
     Demo(demo::Args),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),

@@ -1,5 +1,6 @@
 //! What can be said to the proxy: each option is a flag, an environment variable and a key of the file.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -390,9 +391,11 @@ impl Options {
     }
 }
 
-fn from_text<'de, D>(deserializer: D) -> Result<Option<Upstream>, D::Error>
+/// A value that is written in the file as it is typed.
+pub(super) fn from_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: serde::Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
 {
     let text = Option::<String>::deserialize(deserializer)?;
     text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()

@@ -26,6 +26,10 @@ use crate::telemetry::Metrics;
 /// How long those who ask whether the drain is over may take to hear it before the process ends.
 const FAREWELL_PERIOD: Duration = Duration::from_millis(250);
 
+/// How long a controller's `wait` counts: three reports of a draining proxy, so that one that falls
+/// silent does not keep a drain from going on.
+const HOLD_PERIOD: Duration = Duration::from_secs(15);
+
 /// Answers from the controller that wait to be heeded; the next one says the same.
 const ANSWERS: usize = 4;
 
@@ -215,11 +219,13 @@ fn bind_endpoint(addr: std::net::SocketAddr, flag: &str) -> Result<serve::Bound,
 /// Does what the controller says.
 async fn heed(drain: Drain, mut answers: mpsc::Receiver<Answer>) {
     while let Some(answer) = answers.recv().await {
-        if answer.balancer != BalancerState::Pending {
+        drain.hold((answer.directive == Directive::Wait).then_some(HOLD_PERIOD));
+        if matches!(answer.balancer, Some(BalancerState::WeightZero | BalancerState::Deregistered))
+        {
             drain.acknowledge();
         }
         match answer.directive {
-            Directive::None => {}
+            Directive::None | Directive::Wait => {}
             Directive::Drain => drain.trigger(Trigger::Controller),
             // Nothing to undo is what the directive wanted.
             Directive::Undrain => _ = drain.undrain(),

@@ -1,10 +1,12 @@
 //! From a request's body to a report that we are willing to remember.
 
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Deserialize;
 
+use super::decide::Heard;
 use crate::api::report::{Report, SCHEMA_VERSION};
+use crate::drain::{Phase, Trigger};
 
 /// No name in Kubernetes is longer than 253 characters.
 const MAX_NAME_BYTES: usize = 253;
@@ -14,6 +16,9 @@ const MAX_WORD_BYTES: usize = 64;
 
 /// Classes and listeners of one proxy: each a handful.
 const MAX_ENTRIES: usize = 32;
+
+/// A deadline that lies further ahead is as good as none.
+const MAX_DRAIN: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Why a body is no report.
 #[derive(Debug, thiserror::Error)]
@@ -28,15 +33,42 @@ pub(super) enum Error {
     TooMany { field: &'static str },
     #[error("podName is empty")]
     Nameless,
-    #[error("startTime `{found}` is no time; write 2006-01-02T15:04:05Z")]
-    StartTime { found: String },
+    #[error("{field} `{found}` holds something else than letters, digits and `-._:`")]
+    Name { field: &'static str, found: String },
+    #[error("{field} `{found}` is no time; write 2006-01-02T15:04:05Z")]
+    Time { field: &'static str, found: String },
+    #[error(
+        "phase `{found}` is not known here; known are Serving, LameDuck, Draining, Closing, Drained"
+    )]
+    Phase { found: String },
 }
 
-/// A report that can be remembered, and when the proxy that sent it started.
+/// A report that can be remembered, and what of it decides anything.
 #[derive(Debug)]
 pub(super) struct Checked {
     pub(super) report: Report,
-    pub(super) start_time: SystemTime,
+    pub(super) heard: Heard,
+}
+
+/// The same moment on the clock of the wall and on ours.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    pub(super) wall: SystemTime,
+    pub(super) instant: Instant,
+}
+
+impl Now {
+    pub(super) fn read() -> Self {
+        Now { wall: SystemTime::now(), instant: Instant::now() }
+    }
+
+    /// `time` on our clock, as far as both can say.
+    fn instant_of(self, time: SystemTime) -> Instant {
+        match time.duration_since(self.wall) {
+            Ok(ahead) => self.instant + ahead.min(MAX_DRAIN),
+            Err(error) => self.instant.checked_sub(error.duration()).unwrap_or(self.instant),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -45,24 +77,40 @@ struct Versioned {
     schema_version: String,
 }
 
-pub(super) fn check(body: &[u8]) -> Result<Checked, Error> {
+pub(super) fn check(body: &[u8], now: Now) -> Result<Checked, Error> {
     let json = |source| Error::Json { source };
     // First the version alone: fields of another one would only yield misleading complaints.
     let Versioned { schema_version } = serde_json::from_slice(body).map_err(json)?;
     if schema_version != SCHEMA_VERSION {
-        let found = schema_version.chars().take(MAX_WORD_BYTES).collect();
-        return Err(Error::Version { found });
+        return Err(Error::Version { found: excerpt(&schema_version) });
     }
     let report: Report = serde_json::from_slice(body).map_err(json)?;
     bounded(&report)?;
     if report.identity.pod_name.is_empty() {
         return Err(Error::Nameless);
     }
-    let start_time = humantime::parse_rfc3339(&report.start_time).map_err(|_| {
-        let found = report.start_time.clone();
-        Error::StartTime { found }
-    })?;
-    Ok(Checked { report, start_time })
+    let phase = Phase::from_name(&report.phase)
+        .ok_or_else(|| Error::Phase { found: excerpt(&report.phase) })?;
+    let deadline = report.drain_deadline.as_deref();
+    let deadline = deadline.map(|text| time("drainDeadline", text)).transpose()?;
+    let heard = Heard {
+        run: time("startTime", &report.start_time)?,
+        sequence: report.sequence,
+        phase,
+        must_leave: report.reason.as_deref() == Some(Trigger::Signal.name()),
+        blocking: report.drain_blocking_connections,
+        deadline: deadline.map(|at| now.instant_of(at)),
+        former_weight: report.former_weight,
+    };
+    Ok(Checked { report, heard })
+}
+
+fn time(field: &'static str, text: &str) -> Result<SystemTime, Error> {
+    humantime::parse_rfc3339(text).map_err(|_| Error::Time { field, found: excerpt(text) })
+}
+
+fn excerpt(text: &str) -> String {
+    text.chars().take(MAX_WORD_BYTES).collect()
 }
 
 fn bounded(report: &Report) -> Result<(), Error> {
@@ -73,9 +121,14 @@ fn bounded(report: &Report) -> Result<(), Error> {
         ("podUID", &identity.pod_uid),
         ("nodeName", &identity.node_name),
         ("podIP", &identity.pod_ip),
+        ("service", &identity.service),
     ];
     for (field, value) in names {
         at_most(MAX_NAME_BYTES, field, value)?;
+        // They go into paths, logs, metrics, pages and balancers' commands.
+        if !value.bytes().all(|it| it.is_ascii_alphanumeric() || b"-._:".contains(&it)) {
+            return Err(Error::Name { field, found: excerpt(value) });
+        }
     }
     at_most(MAX_WORD_BYTES, "phase", &report.phase)?;
     at_most(MAX_WORD_BYTES, "startTime", &report.start_time)?;

@@ -1,27 +1,45 @@
 //! The controller's thin HTTP side.
 
 use std::future::ready;
-use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
+use tokio::sync::Notify;
 
-use super::check::check;
-use super::decide::Decision;
-use super::table::Refusal;
-use super::{Action, Shared};
-use crate::api::report::Report;
-use crate::api::serve::{Request, Response, Router, read_body, respond};
+use super::Shared;
+use super::check::{Now, check};
+use super::table::{Refusal, WishError};
+use crate::api::report::Directive;
+use crate::api::serve::{Request, Response, Router, read_body, respond, segment};
 
 /// A report of a proxy with a handful of listeners and classes is one kilobyte.
 const MAX_REPORT_BYTES: usize = 64 * 1024;
 
+/// How long an answer waits for the order that its report led to: most balancers need milliseconds,
+/// and a lame duck that hears of it at once ends at once.
+const ANSWER_PATIENCE: Duration = Duration::from_millis(250);
+
+/// Where a target's name stands in a path: `/v1/targets/{}/drain`.
+const TARGET: usize = 2;
+
 pub(super) fn router(shared: Arc<Shared>) -> Router {
-    let (posted, listed, also_listed) = (Arc::clone(&shared), Arc::clone(&shared), shared);
+    let with = |shared: &Arc<Shared>| Arc::clone(shared);
+    let (posted, listed, also_listed, metrics) =
+        (with(&shared), with(&shared), with(&shared), with(&shared));
+    let (drained, undrained) = (with(&shared), with(&shared));
     Router::new()
         .post("/v1/reports", move |request| take(Arc::clone(&posted), request))
         .get("/targets", move |_| ready(list(&listed)))
         .get("/v1/targets", move |_| ready(list(&also_listed)))
+        .get("/v1/targets/{}", move |request| ready(show(&shared, &request)))
+        .post("/v1/targets/{}/drain", move |request| {
+            ready(wish(&drained, &request, Directive::Drain))
+        })
+        .post("/v1/targets/{}/undrain", move |request| {
+            ready(wish(&undrained, &request, Directive::Undrain))
+        })
+        .get("/metrics", move |_| ready(exposition(&metrics)))
         .get("/livez", |_| ready(ok()))
         .get("/readyz", |_| ready(ok()))
 }
@@ -31,58 +49,83 @@ fn ok() -> Response {
 }
 
 fn list(shared: &Shared) -> Response {
-    let targets = {
-        let table = shared.table.lock().unwrap_or_else(PoisonError::into_inner);
-        table.list(Instant::now())
-    };
+    let targets = shared.table().list(Instant::now());
     respond::json(StatusCode::OK, &targets)
+}
+
+fn show(shared: &Shared, request: &Request) -> Response {
+    let id = segment(request, TARGET);
+    let target = shared.table().get(id, Instant::now());
+    match target {
+        Some(target) => respond::json(StatusCode::OK, &target),
+        None => wrong(&WishError::Unknown(id.to_owned())),
+    }
+}
+
+fn wrong(error: &WishError) -> Response {
+    let status = match error {
+        WishError::Unknown(_) => StatusCode::NOT_FOUND,
+        WishError::Leaves(_) | WishError::Limit { .. } => StatusCode::CONFLICT,
+    };
+    respond::text(status, format!("{error}\n"))
+}
+
+fn exposition(shared: &Shared) -> Response {
+    let text = shared.fleet.as_ref().map(crate::telemetry::Fleet::render).unwrap_or_default();
+    respond::with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text.into())
 }
 
 async fn take(shared: Arc<Shared>, request: Request) -> Response {
     let body = match read_body(request.into_body(), MAX_REPORT_BYTES).await {
         Ok(body) => body,
-        Err(error) => return error.response(),
+        Err(error) => {
+            shared.count("refused");
+            return error.response();
+        }
     };
-    let checked = match check(&body) {
+    let now = Now::read();
+    let checked = match check(&body, now) {
         Ok(checked) => checked,
-        Err(error) => return respond::text(StatusCode::BAD_REQUEST, format!("{error}\n")),
-    };
-    let report = checked.report.clone();
-    let decided = {
-        // The actions are told under the lock, so that they are told in the order of the reports.
-        let mut table = shared.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let decided = table.store(checked, Instant::now());
-        if let Ok(Decision { actions, .. }) = &decided {
-            for action in actions {
-                apply(*action, &report);
-                (shared.on_action)(*action, &report);
-            }
+        Err(error) => {
+            shared.count("refused");
+            return respond::text(StatusCode::BAD_REQUEST, format!("{error}\n"));
         }
-        decided
     };
-    match decided {
-        Ok(decision) => respond::json(StatusCode::OK, &decision.answer),
+    let (stored, concluded) = {
+        let mut table = shared.table();
+        let stored = table.store(checked, now.instant);
+        let waiting = stored.as_ref().ok().and_then(|id| table.waiting_for(id));
+        // Listening begins here, under the lock, so that no conclusion is missed.
+        (stored, waiting.map(Notify::notified_owned))
+    };
+    let id = match stored {
+        Ok(id) => id,
         Err(refusal) => {
-            let status = match refusal {
-                Refusal::Stale { .. } | Refusal::StaleRun { .. } => StatusCode::CONFLICT,
-                Refusal::Phase { .. } => StatusCode::BAD_REQUEST,
-                Refusal::Full { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            let (status, result) = match refusal {
+                Refusal::Stale(_) => (StatusCode::CONFLICT, "stale"),
+                Refusal::Full { .. } => (StatusCode::SERVICE_UNAVAILABLE, "full"),
             };
-            respond::text(status, format!("{refusal}\n"))
+            shared.count(result);
+            return respond::text(status, format!("{refusal}\n"));
         }
+    };
+    shared.count("stored");
+    if let Some(concluded) = concluded {
+        shared.stirred.notify_one();
+        let _in_time = tokio::time::timeout(ANSWER_PATIENCE, concluded).await;
+    }
+    match shared.table().answer(&id, Instant::now()) {
+        Some(answer) => respond::json(StatusCode::OK, &answer),
+        None => ok(),
     }
 }
 
-/// The `log` balancer: everything is applied as soon as it is said.
-fn apply(action: Action, report: &Report) {
-    let identity = &report.identity;
-    tracing::info!(
-        namespace = %identity.namespace,
-        pod = %identity.pod_name,
-        phase = %report.phase,
-        blocking = report.drain_blocking_connections,
-        balancer = "log",
-        %action,
-        "told the balancer",
-    );
+/// Asks a target to drain or to serve again.
+fn wish(shared: &Shared, request: &Request, directive: Directive) -> Response {
+    let id = segment(request, TARGET);
+    let wished = shared.table().wish(id, directive, Instant::now());
+    match wished {
+        Ok(target) => respond::json(StatusCode::ACCEPTED, &target),
+        Err(error) => wrong(&error),
+    }
 }

@@ -1,102 +1,114 @@
-//! Reports in, a pure decision, deregistration out: in its smallest honest form.
+//! Reports in, a pure decision, deregistration out.
 //!
-//! Keeps the last report of every target, acknowledges it, and says in the log what a balancer would
-//! be told. The log drives no balancer, so the answer to a drain is `pending`, unless the operator
-//! says after how long weight zero may be assumed.
+//! `check.rs` takes a report apart, `table.rs` remembers it, `decide.rs` says what should be done about
+//! its target, `dispatch.rs` gives the orders to a balancer, one file of `balancer/` a kind, and
+//! `endpoints.rs` lets the world in. Nothing is stored that the next reports do not bring again.
 
 pub mod balancer;
 mod check;
 mod decide;
+mod dispatch;
 mod endpoints;
+mod fall;
+mod service;
 mod table;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use crate::api::report::Report;
 use crate::api::serve::{self, Bound, Running, Server};
+use crate::telemetry::Fleet;
 
-pub use balancer::Action;
-pub use decide::{Decision, decide};
-pub use table::TargetReport;
+pub use balancer::{Action, Balancer};
+pub use service::Share;
+pub use view::{TargetView, TroubleView};
 
-use table::Table;
+use table::{Rules, Table};
 
 /// Connections at once. A proxy keeps one for four seconds after a report, and reports every five
 /// while it drains: enough for 4000 proxies that drain at the same time.
 const MAX_CONNECTIONS: usize = 4096;
 
-/// Take the proxies' reports, answer them, and log what a balancer would be told
-#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
-pub struct Args {
-    /// Take reports on this address
-    #[arg(
-        long,
-        env = "EBBTIDE_CONTROLLER_LISTEN",
-        value_name = "ADDR",
-        default_value = "0.0.0.0:17710"
-    )]
+/// What a controller is to be.
+pub struct Settings {
+    /// Where it takes reports.
     pub listen: SocketAddr,
-
-    /// Remember at most this many targets, of about 2 KiB each
-    #[arg(long, env = "EBBTIDE_MAX_TARGETS", value_name = "COUNT", default_value_t = 10_000)]
+    /// Targets that it remembers at once, of about 2 KiB each.
     pub max_targets: usize,
-
-    /// Answer that weight zero is applied this long after it was logged, which ends a proxy's lame
-    /// duck. Without it the answer stays `pending`: no balancer is driven, so nobody knows
-    #[arg(
-        long,
-        env = "EBBTIDE_ASSUME_WEIGHT_ZERO_AFTER",
-        value_name = "DURATION",
-        value_parser = parse_duration
-    )]
-    pub assume_weight_zero_after: Option<Duration>,
+    /// After how long a silent target is deregistered. Serving proxies report every ten seconds.
+    pub lost_after: Duration,
+    /// How many targets of a service may drain at once because somebody asked; without it, all of them.
+    pub max_draining: Option<Share>,
+    /// Whom it tells.
+    pub balancer: Box<dyn Balancer>,
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    match text {
-        "0" => Ok(Duration::ZERO),
-        _ => humantime::parse_duration(text)
-            .map_err(|_| format!("`{text}` is no duration; write 1500ms, 10s or 5m")),
-    }
-}
-
-/// Told what is done for which target, with the report that made it so.
+/// Told what was done for which target, with the last report of it.
 type OnAction = dyn Fn(Action, &Report) + Send + Sync;
 
 /// A controller that holds its port and does not answer yet.
 pub struct Controller {
     bound: Bound,
     shared: Arc<Shared>,
+    balancer: Arc<dyn Balancer>,
 }
 
-/// What every request needs.
+/// What every request and the dispatcher need.
 struct Shared {
     table: Mutex<Table>,
+    /// Told whenever an order may be due.
+    stirred: Notify,
     on_action: Box<OnAction>,
+    fleet: Option<Fleet>,
+}
+
+impl Shared {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a report by what became of it.
+    fn count(&self, result: &'static str) {
+        if let Some(fleet) = &self.fleet {
+            fleet.reported(result);
+        }
+    }
 }
 
 impl Controller {
-    /// Takes the port. `on_action` is called for every action, after it is in the log; it must not
+    /// Takes the port. `on_action` is called for every action that a balancer has confirmed; it must not
     /// block. Needs a tokio runtime around it.
     ///
     /// # Errors
     ///
     /// Names the address and what to do about it.
     pub fn bind(
-        args: &Args,
+        settings: Settings,
+        fleet: Option<Fleet>,
         on_action: impl Fn(Action, &Report) + Send + Sync + 'static,
     ) -> Result<Self, serve::Error> {
         let server = Server { max_connections: MAX_CONNECTIONS, ..Server::default() };
-        let bound = server.bind(args.listen)?;
+        let bound = server.bind(settings.listen)?;
+        let rules = Rules {
+            max_targets: settings.max_targets,
+            lost_after: settings.lost_after,
+            max_draining: settings.max_draining,
+        };
         let shared = Arc::new(Shared {
-            table: Mutex::new(Table::new(args.max_targets, args.assume_weight_zero_after)),
+            table: Mutex::new(Table::new(rules)),
+            stirred: Notify::new(),
             on_action: Box::new(on_action),
+            fleet,
         });
-        Ok(Controller { bound, shared })
+        Ok(Controller { bound, shared, balancer: settings.balancer.into() })
     }
 
     /// The address with its real port.
@@ -105,11 +117,38 @@ impl Controller {
         self.bound.local_addr()
     }
 
-    /// Takes reports until the [`Running`] is stopped or dropped.
+    /// Takes reports and drives the balancer until the [`Working`] is stopped or dropped.
     #[must_use]
-    pub fn start(self) -> Running {
-        tracing::info!(listen = %self.local_addr(), "controller takes reports");
+    pub fn start(self) -> Working {
+        let balancer = self.balancer.name();
+        tracing::info!(listen = %self.local_addr(), balancer, "controller takes reports");
+        let dispatcher = tokio::spawn(dispatch::run(Arc::clone(&self.shared), self.balancer));
         let router = endpoints::router(self.shared);
-        self.bound.serve(router.into_handler())
+        Working { running: self.bound.serve(router.into_handler()), dispatcher }
+    }
+}
+
+/// A controller at work. Dropping it closes its port; orders under way are abandoned.
+pub struct Working {
+    running: Running,
+    dispatcher: JoinHandle<()>,
+}
+
+impl Working {
+    /// The address with its real port.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.running.local_addr()
+    }
+
+    /// Closes the port and lets the requests under way have their answers, for `timeout` at most.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the controller.
+    pub async fn stop(self, timeout: Duration) {
+        let Working { running, dispatcher } = self;
+        running.stop(timeout).await;
+        dispatcher.abort();
     }
 }

@@ -1,169 +1,513 @@
-//! The last report of every target, in bounded memory.
+//! Every target, in bounded memory: the last report of each, and what is done about it.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
-use super::balancer::Action;
+use super::balancer::{Action, Member, Order, Outcome};
 use super::check::Checked;
-use super::decide::{Decision, decide};
-use crate::api::report::{BalancerState, Identity, Report};
+use super::decide::{Fleet, Heard, Stale, Standing, Target};
+use super::fall::Fall;
+use super::service::{Census, ServiceName, Share};
+use super::view::{TargetId, TargetView, Version};
+use crate::api::report::{Answer, Directive, Report};
+use crate::drain::Phase;
 
-/// A target that has not reported for this long may be forgotten to make room: twenty heartbeats of
-/// a serving proxy.
-pub(super) const SILENCE_TIMEOUT: Duration = Duration::from_secs(600);
+/// A deregistered target that has been silent for this long is forgotten; any silent one, to make room.
+pub(super) const FORGET_AFTER: Duration = Duration::from_secs(600);
+
+/// Forgotten targets whose going is still told to those who follow the changes.
+const MAX_GONE: usize = 4096;
 
 /// Why a report was not stored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
-    #[error(
-        "stale: sequence {sequence} is not above {last}, which this run of the proxy has reported already"
-    )]
-    Stale { sequence: u64, last: u64 },
-    #[error("stale: a later run of the proxy, started at {start_time}, has reported already")]
-    StaleRun { start_time: String },
-    #[error(
-        "phase `{phase}` is not known here; known are Serving, LameDuck, Draining, Closing, Drained"
-    )]
-    Phase { phase: String },
+    #[error(transparent)]
+    Stale(#[from] Stale),
     #[error("{max_targets} targets are remembered already; raise --max-targets")]
     Full { max_targets: usize },
 }
 
-/// A target as `GET /targets` shows it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct TargetReport {
-    /// How long ago it reported.
-    pub age_seconds: f64,
-    /// What the balancer has applied for it.
-    pub balancer: BalancerState,
-    /// What it reported.
-    pub report: Report,
+/// Why an operator's wish can't be fulfilled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum WishError {
+    #[error("no target `{0}`; GET /v1/targets lists them")]
+    Unknown(String),
+    #[error("`{0}` was told to leave by a signal: it can't serve again")]
+    Leaves(String),
+    #[error(
+        "{draining} targets of its service drain already, and {allowed} may; try again when one has ended"
+    )]
+    Limit { draining: usize, allowed: usize },
 }
 
-/// One pod, or outside Kubernetes one host: namespace, name, UID. A pod of a `StatefulSet` keeps its
-/// name but not its UID when it is made anew.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Key(String, String, String);
-
-impl Key {
-    fn of(identity: &Identity) -> Self {
-        let it = identity.clone();
-        Key(it.namespace, it.pod_name, it.pod_uid)
-    }
+/// The rules for all targets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Rules {
+    pub(super) max_targets: usize,
+    pub(super) lost_after: Duration,
+    /// How many targets of a service may drain at once because somebody asked.
+    pub(super) max_draining: Option<Share>,
 }
 
+/// One target and what is known of it.
 #[derive(Debug)]
-struct Target {
-    report: Report,
-    start_time: SystemTime,
-    /// What the balancer was told.
-    told: BalancerState,
-    /// When it has applied weight zero, if that is what it was told and we may assume it at all.
-    weight_zero_at: Option<Instant>,
-    heard: Instant,
+pub(super) struct Entry {
+    pub(super) target: Target,
+    pub(super) report: Report,
+    pub(super) sessions: Option<u64>,
+    pub(super) fall: Fall,
+    pub(super) version: Version,
+    service: ServiceName,
+    issued_at: u64,
+    queued: bool,
+    /// When the order for weight zero was given, until it is confirmed.
+    ordered_at: Option<Instant>,
+    /// Whoever waits for the order under way.
+    waiting: Option<Arc<Notify>>,
+    was_lost: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Table {
-    targets: BTreeMap<Key, Target>,
-    max_targets: usize,
-    weight_zero_after: Option<Duration>,
+    rules: Rules,
+    targets: BTreeMap<TargetId, Entry>,
+    services: BTreeMap<ServiceName, Census>,
+    /// Targets that have an order to be given: first those that leave, then those that come.
+    leaving: VecDeque<TargetId>,
+    coming: VecDeque<TargetId>,
+    timers: BTreeSet<(Instant, TargetId)>,
+    version: Version,
+    gone: VecDeque<(Version, TargetId)>,
+}
+
+/// What a conclusion was about, for logs and metrics.
+#[derive(Debug)]
+pub(super) struct Concluded {
+    pub(super) report: Report,
+    /// From the order for weight zero to its confirmation.
+    pub(super) acknowledged_after: Option<Duration>,
+    /// Whether the same failure was logged already.
+    pub(super) repeated: bool,
 }
 
 impl Table {
-    /// A table of nobody. `weight_zero_after` is how long the balancer takes to apply a weight of
-    /// zero once it was told; `None` when nobody knows.
-    pub(super) fn new(max_targets: usize, weight_zero_after: Option<Duration>) -> Self {
-        Table { targets: BTreeMap::new(), max_targets, weight_zero_after }
+    pub(super) fn new(rules: Rules) -> Self {
+        Table {
+            rules,
+            targets: BTreeMap::new(),
+            services: BTreeMap::new(),
+            leaving: VecDeque::new(),
+            coming: VecDeque::new(),
+            timers: BTreeSet::new(),
+            version: Version::default(),
+            gone: VecDeque::new(),
+        }
     }
 
-    /// Remembers a report and says what follows from it.
-    pub(super) fn store(&mut self, checked: Checked, now: Instant) -> Result<Decision, Refusal> {
-        let Checked { report, start_time } = checked;
-        let key = Key::of(&report.identity);
-        let (told, mut weight_zero_at) = match self.targets.get(&key) {
-            None => (BalancerState::default(), None),
-            Some(known) => {
-                known.precedes(&report, start_time)?;
-                (known.told, known.weight_zero_at)
-            }
-        };
-        let mut decision =
-            decide(told, &report).ok_or_else(|| Refusal::Phase { phase: report.phase.clone() })?;
-        if decision.actions.contains(&Action::WeightZero) {
-            weight_zero_at = self.weight_zero_after.map(|after| now + after);
-        }
-        let told = decision.answer.balancer;
-        let target = Target { told, weight_zero_at, report, start_time, heard: now };
-        decision.answer.balancer = target.applied(now);
-        if !self.targets.contains_key(&key) {
+    /// Remembers a report and queues what follows from it.
+    pub(super) fn store(&mut self, checked: Checked, now: Instant) -> Result<TargetId, Refusal> {
+        let Checked { report, heard } = checked;
+        let id = TargetId::of(&report.identity);
+        let service = ServiceName::of(&report.identity);
+        if let Some(entry) = self.targets.get_mut(&id) {
+            entry.target.hear(heard, now)?;
+            entry.report = report;
+            entry.service = service;
+        } else {
             self.make_room(now)?;
+            self.services.entry(service.clone()).or_default().serving += 1;
+            let entry = Entry {
+                target: Target::new(heard, now),
+                report,
+                sessions: None,
+                fall: Fall::default(),
+                version: self.version,
+                service,
+                issued_at: 0,
+                queued: false,
+                ordered_at: None,
+                waiting: None,
+                was_lost: false,
+            };
+            self.targets.insert(id.clone(), entry);
         }
-        self.targets.insert(key, target);
-        Ok(decision)
+        self.weigh_permit(&id, now);
+        self.touch(&id);
+        self.queue(&id, now);
+        Ok(id)
+    }
+
+    /// Lets a drain that was asked for go on if there is room for it.
+    fn weigh_permit(&mut self, id: &TargetId, now: Instant) {
+        let Some(share) = self.rules.max_draining else {
+            return;
+        };
+        let Some(entry) = self.targets.get(id) else {
+            return;
+        };
+        if !entry.target.asks_leave() {
+            return;
+        }
+        let others = self.draining_of(&entry.service, id, now);
+        let granted = others.draining < share.of(others.targets + 1);
+        if let Some(entry) = self.targets.get_mut(id) {
+            entry.target.permit(granted);
+        }
+    }
+
+    /// How many of `service` there are, and drain, apart from `id`.
+    fn draining_of(&self, service: &ServiceName, id: &TargetId, now: Instant) -> Others {
+        let fleet = self.fleet(service);
+        let mut others = Others { targets: 0, draining: 0 };
+        for (other, entry) in &self.targets {
+            if other == id || entry.service != *service || entry.target.is_lost(fleet, now) {
+                continue;
+            }
+            others.targets += usize::from(entry.target.heard().phase != Phase::Drained);
+            others.draining += usize::from(entry.target.is_draining(now));
+        }
+        others
+    }
+
+    fn fleet(&self, service: &ServiceName) -> Fleet {
+        let deaf = self.services.get(service).is_some_and(Census::is_deaf);
+        Fleet { lost_after: self.rules.lost_after, deaf }
     }
 
     /// Forgets the target that has been silent longest, of those that will not be missed, if the
     /// table is full.
     fn make_room(&mut self, now: Instant) -> Result<(), Refusal> {
-        if self.targets.len() < self.max_targets {
+        if self.targets.len() < self.rules.max_targets {
             return Ok(());
         }
         let gone = self
             .targets
             .iter()
-            .filter(|(_, target)| target.may_be_forgotten(now))
-            .min_by_key(|(_, target)| target.heard)
-            .map(|(key, _)| key.clone());
+            .filter(|(_, entry)| entry.is_done_with() || entry.silence(now) >= FORGET_AFTER)
+            .min_by_key(|(_, entry)| entry.target.heard_at())
+            .map(|(id, _)| id.clone());
         match gone {
-            Some(key) => {
-                self.targets.remove(&key);
+            Some(id) => {
+                self.forget(&id);
                 Ok(())
             }
-            None => Err(Refusal::Full { max_targets: self.max_targets }),
+            None => Err(Refusal::Full { max_targets: self.rules.max_targets }),
+        }
+    }
+
+    fn forget(&mut self, id: &TargetId) {
+        self.targets.remove(id);
+        self.version = self.version.next();
+        self.gone.push_back((self.version, id.clone()));
+        if self.gone.len() > MAX_GONE {
+            self.gone.pop_front();
+        }
+    }
+
+    fn touch(&mut self, id: &TargetId) {
+        self.version = self.version.next();
+        if let Some(entry) = self.targets.get_mut(id) {
+            entry.version = self.version;
+        }
+    }
+
+    /// Puts the target in the queue if an order is due, or sets its timer.
+    fn queue(&mut self, id: &TargetId, now: Instant) {
+        let Some(entry) = self.targets.get(id) else {
+            return;
+        };
+        let fleet = self.fleet(&entry.service);
+        let due = entry.target.order(fleet, now);
+        if let Some(at) = entry.target.resumes_at(fleet, now) {
+            self.timers.insert((at, id.clone()));
+        }
+        let Some(action) = due else {
+            return;
+        };
+        let Some(entry) = self.targets.get_mut(id).filter(|entry| !entry.queued) else {
+            return;
+        };
+        entry.queued = true;
+        match action {
+            Action::Register => self.coming.push_back(id.clone()),
+            Action::WeightZero | Action::Deregister => self.leaving.push_back(id.clone()),
+        }
+    }
+
+    /// The orders to be given now, at most `max`; they count as given.
+    pub(super) fn take_orders(&mut self, max: usize, now: Instant) -> Vec<(TargetId, Order)> {
+        self.ring(now);
+        let mut orders = Vec::new();
+        while orders.len() < max {
+            let Some(id) = self.leaving.pop_front().or_else(|| self.coming.pop_front()) else {
+                break;
+            };
+            orders.extend(self.take_order(&id, now).map(|order| (id, order)));
+        }
+        orders
+    }
+
+    fn take_order(&mut self, id: &TargetId, now: Instant) -> Option<Order> {
+        let service = self.targets.get(id)?.service.clone();
+        let fleet = self.fleet(&service);
+        let entry = self.targets.get_mut(id)?;
+        entry.queued = false;
+        // What was due when it was queued may have changed since.
+        let action = entry.target.order(fleet, now)?;
+        entry.target.begin(action);
+        if action == Action::WeightZero {
+            entry.ordered_at.get_or_insert(now);
+        }
+        entry.issued_at = milliseconds_now().max(entry.issued_at + 1);
+        Some(Order {
+            action,
+            member: member(&entry.report, &service),
+            former_weight: entry.target.former_weight(),
+            issued_at: entry.issued_at,
+        })
+    }
+
+    /// Queues the targets whose pause is over.
+    fn ring(&mut self, now: Instant) {
+        while let Some((at, id)) = self.timers.pop_first() {
+            if at > now {
+                self.timers.insert((at, id));
+                return;
+            }
+            self.queue(&id, now);
+        }
+    }
+
+    /// When the next pause is over.
+    pub(super) fn next_timer(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// How many orders wait to be given.
+    pub(super) fn queued(&self) -> usize {
+        self.leaving.len() + self.coming.len()
+    }
+
+    /// What became of an order that was taken.
+    pub(super) fn conclude(
+        &mut self,
+        id: &TargetId,
+        outcome: Outcome,
+        now: Instant,
+    ) -> Option<Concluded> {
+        let entry = self.targets.get_mut(id)?;
+        let mut acknowledged_after = None;
+        let mut repeated = false;
+        match &outcome {
+            Outcome::Applied(applied) => {
+                entry.sessions = applied.sessions;
+                acknowledged_after = entry.ordered_at.take().map(|at| now.duration_since(at));
+            }
+            Outcome::Failed(error) => {
+                let same = entry.target.trouble().filter(|trouble| trouble.error == *error);
+                repeated = same.is_some();
+            }
+            Outcome::NotYet(_) => {}
+        }
+        entry.target.conclude(outcome, now, fastrand::f64());
+        if let Some(waiting) = entry.waiting.take() {
+            waiting.notify_waiters();
+        }
+        let report = entry.report.clone();
+        self.touch(id);
+        self.queue(id, now);
+        Some(Concluded { report, acknowledged_after, repeated })
+    }
+
+    /// Told when the order that is under way or queued for the target has ended; none when there is none.
+    pub(super) fn waiting_for(&mut self, id: &TargetId) -> Option<Arc<Notify>> {
+        let entry = self.targets.get_mut(id)?;
+        let busy = entry.queued || entry.target.under_way().is_some();
+        busy.then(|| Arc::clone(entry.waiting.get_or_insert_default()))
+    }
+
+    /// What the target's proxy is answered.
+    pub(super) fn answer(&self, id: &TargetId, now: Instant) -> Option<Answer> {
+        self.targets.get(id).map(|entry| entry.target.answer(now))
+    }
+
+    /// Looks at every target for what the clock alone has changed. Returns those that it lost now.
+    pub(super) fn sweep(&mut self, now: Instant) -> Vec<Report> {
+        self.services = self.count(now);
+        let ids: Vec<TargetId> = self.targets.keys().cloned().collect();
+        let mut lost = Vec::new();
+        for id in ids {
+            lost.extend(self.look_at(&id, now));
+        }
+        lost
+    }
+
+    fn look_at(&mut self, id: &TargetId, now: Instant) -> Option<Report> {
+        let fleet = self.fleet(&self.targets.get(id)?.service.clone());
+        let entry = self.targets.get_mut(id)?;
+        if entry.is_done_with() && entry.silence(now) >= FORGET_AFTER {
+            self.forget(id);
+            return None;
+        }
+        if entry.target.heard().phase == Phase::Serving {
+            entry.fall.clear();
+        } else {
+            entry.fall.note(entry.report.drain_blocking_connections);
+        }
+        let is_lost = entry.target.is_lost(fleet, now);
+        let was_lost = std::mem::replace(&mut entry.was_lost, is_lost);
+        let news = (is_lost && !was_lost).then(|| entry.report.clone());
+        if is_lost != was_lost {
+            self.touch(id);
+        }
+        self.queue(id, now);
+        news
+    }
+
+    /// Every service, counted.
+    fn count(&self, now: Instant) -> BTreeMap<ServiceName, Census> {
+        let mut services: BTreeMap<ServiceName, Census> = BTreeMap::new();
+        for entry in self.targets.values() {
+            if !services.contains_key(&entry.service) {
+                services.insert(entry.service.clone(), Census::default());
+            }
+            let Some(census) = services.get_mut(&entry.service) else { continue };
+            let silence = entry.silence(now);
+            match entry.target.heard().phase {
+                Phase::Serving if silence >= self.rules.lost_after / 2 => census.silent += 1,
+                Phase::Serving => census.serving += 1,
+                Phase::Drained => census.drained += 1,
+                _ => census.draining += 1,
+            }
+        }
+        services
+    }
+
+    /// Every service as the last sweep counted it.
+    pub(super) fn services(&self) -> impl Iterator<Item = (&ServiceName, &Census)> {
+        self.services.iter()
+    }
+
+    #[expect(dead_code, reason = "the stream of changes follows")]
+    /// What changed since `version`, the targets that are gone since, and the version now.
+    pub(super) fn changes(&self, since: Version, now: Instant) -> Changes {
+        let changed = |entry: &&Entry| entry.version > since;
+        Changes {
+            version: self.version,
+            complete: self.gone.len() < MAX_GONE || self.gone[0].0 <= since.next(),
+            targets: self
+                .targets
+                .iter()
+                .filter(|(_, entry)| changed(entry))
+                .map(|(id, entry)| self.view(id, entry, now))
+                .collect(),
+            gone: self
+                .gone
+                .iter()
+                .filter(|(version, _)| *version > since)
+                .map(|(_, id)| id.clone())
+                .collect(),
         }
     }
 
     /// Every target, ordered by namespace and name.
-    pub(super) fn list(&self, now: Instant) -> Vec<TargetReport> {
-        self.targets
-            .values()
-            .map(|target| TargetReport {
-                age_seconds: now.saturating_duration_since(target.heard).as_secs_f64(),
-                balancer: target.applied(now),
-                report: target.report.clone(),
-            })
-            .collect()
+    pub(super) fn list(&self, now: Instant) -> Vec<TargetView> {
+        self.targets.iter().map(|(id, entry)| self.view(id, entry, now)).collect()
+    }
+
+    /// One target.
+    pub(super) fn get(&self, id: &str, now: Instant) -> Option<TargetView> {
+        let (id, entry) = self.targets.get_key_value(id)?;
+        Some(self.view(id, entry, now))
+    }
+
+    fn view(&self, id: &TargetId, entry: &Entry, now: Instant) -> TargetView {
+        TargetView::of(id, entry, &entry.service, self.fleet(&entry.service), now)
+    }
+
+    /// Asks a target to drain or to serve again, in its next answers.
+    pub(super) fn wish(
+        &mut self,
+        id: &str,
+        directive: Directive,
+        now: Instant,
+    ) -> Result<TargetView, WishError> {
+        let (id, entry) =
+            self.targets.get_key_value(id).ok_or_else(|| WishError::Unknown(id.to_owned()))?;
+        let id = id.clone();
+        let Heard { phase, must_leave, .. } = entry.target.heard();
+        if directive == Directive::Undrain && must_leave && phase != Phase::Serving {
+            return Err(WishError::Leaves(id.to_string()));
+        }
+        if directive == Directive::Drain
+            && phase == Phase::Serving
+            && let Some(share) = self.rules.max_draining
+        {
+            let others = self.draining_of(&entry.service, &id, now);
+            let allowed = share.of(others.targets + 1);
+            if others.draining >= allowed {
+                return Err(WishError::Limit { draining: others.draining, allowed });
+            }
+        }
+        let there = match directive {
+            Directive::Drain => phase != Phase::Serving,
+            _ => phase == Phase::Serving,
+        };
+        let directive = if there { Directive::None } else { directive };
+        if let Some(entry) = self.targets.get_mut(&id) {
+            entry.target.wish(directive, now);
+        }
+        self.touch(&id);
+        self.get(id.as_str(), now).ok_or(WishError::Unknown(id.to_string()))
     }
 }
 
-impl Target {
-    /// What the balancer has applied of what it was told.
-    fn applied(&self, now: Instant) -> BalancerState {
-        match self.told {
-            BalancerState::WeightZero if self.weight_zero_at.is_none_or(|at| now < at) => {
-                BalancerState::Pending
-            }
-            told => told,
-        }
+struct Others {
+    targets: usize,
+    draining: usize,
+}
+
+/// What changed since a version.
+#[expect(dead_code, reason = "the stream of changes follows")]
+#[derive(Clone, Debug)]
+pub(super) struct Changes {
+    pub(super) version: Version,
+    /// Whether everything that went since is told; otherwise the follower must begin anew.
+    pub(super) complete: bool,
+    pub(super) targets: Vec<TargetView>,
+    pub(super) gone: Vec<TargetId>,
+}
+
+impl Entry {
+    /// Whether the balancer has forgotten it, so that nothing is lost when we do.
+    fn is_done_with(&self) -> bool {
+        self.target.under_way().is_none() && self.target.standing() == Standing::Deregistered
     }
 
-    fn precedes(&self, report: &Report, start_time: SystemTime) -> Result<(), Refusal> {
-        if start_time < self.start_time {
-            return Err(Refusal::StaleRun { start_time: self.report.start_time.clone() });
-        }
-        let last = self.report.sequence;
-        if start_time == self.start_time && report.sequence <= last {
-            return Err(Refusal::Stale { sequence: report.sequence, last });
-        }
-        Ok(())
+    fn silence(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.target.heard_at())
     }
+}
 
-    fn may_be_forgotten(&self, now: Instant) -> bool {
-        self.told == BalancerState::Deregistered
-            || now.saturating_duration_since(self.heard) >= SILENCE_TIMEOUT
+fn member(report: &Report, service: &ServiceName) -> Member {
+    let identity = &report.identity;
+    let mut ports: Vec<u16> = report.listeners.iter().map(|listener| listener.port).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    Member {
+        namespace: identity.namespace.clone(),
+        pod_name: identity.pod_name.clone(),
+        pod_uid: identity.pod_uid.clone(),
+        service: service.name().to_owned(),
+        ip: identity.pod_ip.parse().ok(),
+        ports,
     }
+}
+
+fn milliseconds_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -98,6 +98,12 @@ impl Drain {
         self.apply(|machine, _| machine.acknowledge());
     }
 
+    /// The controller wants a drain that was asked for to wait as a lame duck for as long as this, unless
+    /// it says so again; without it, to go on.
+    pub fn hold(&self, period: Option<Duration>) {
+        self.apply(|machine, now| machine.hold(period.map(|period| now + period)));
+    }
+
     /// A new connection has sent its first byte. Costs one load while no lame duck waits for quiet.
     pub fn arrival(&self) {
         if self.0.phase.load(Ordering::Relaxed) == Phase::LameDuck as u8 {
@@ -184,7 +190,7 @@ impl Drain {
             info!(
                 from = before.name(),
                 phase = state.phase.name(),
-                trigger = state.progress.map(|progress| progress.trigger.name()),
+                trigger = state.progress.map(|progress| progress.reason().name()),
                 blocking = observed.blocking,
                 "phase"
             );

@@ -31,6 +31,12 @@ impl Phase {
             Phase::Drained => "Drained",
         }
     }
+
+    /// The phase of that name, if there is one.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Phase::ALL.into_iter().find(|phase| phase.name() == name)
+    }
 }
 
 impl fmt::Display for Phase {

@@ -38,6 +38,14 @@ pub struct Progress {
     pub exits: bool,
 }
 
+impl Progress {
+    /// Why it drains: a signal, once one has come, leaves no choice, whatever began the drain.
+    #[must_use]
+    pub fn reason(&self) -> Trigger {
+        if self.exits { Trigger::Signal } else { self.trigger }
+    }
+}
+
 /// What the machine reads of the world at the moment it is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observed {
@@ -48,12 +56,13 @@ pub struct Observed {
 }
 
 /// The drain's state machine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Machine {
     schedule: Schedule,
     phase: Phase,
     progress: Option<Progress>,
     acknowledged: bool,
+    held_until: Option<Instant>,
     last_arrival: Option<Instant>,
     clear_since: Option<Instant>,
 }
@@ -67,6 +76,7 @@ impl Machine {
             phase: Phase::Serving,
             progress: None,
             acknowledged: false,
+            held_until: None,
             last_arrival: None,
             clear_since: None,
         }
@@ -115,6 +125,12 @@ impl Machine {
     /// The balancer has applied weight zero: nobody sends new connections any more.
     pub fn acknowledge(&mut self) {
         self.acknowledged |= self.phase == Phase::LameDuck;
+    }
+
+    /// Keeps a lame duck that was asked for from going further until then, or lets it go on. A signal
+    /// leaves no choice, and the deadline stays where it is.
+    pub fn hold(&mut self, until: Option<Instant>) {
+        self.held_until = until;
     }
 
     /// A new connection, not a health check, has sent its first byte.
@@ -178,6 +194,15 @@ impl Machine {
     }
 
     fn lame_duck_ends(&self, progress: Progress) -> Instant {
+        let free = self.free_lame_duck_ends(progress);
+        match self.held_until {
+            Some(until) if !progress.exits => free.max(until.min(self.closing_begins(progress))),
+            _ => free,
+        }
+    }
+
+    /// When it ends if nobody holds it.
+    fn free_lame_duck_ends(&self, progress: Progress) -> Instant {
         if self.acknowledged {
             return progress.started;
         }
@@ -264,6 +289,29 @@ mod tests {
         let (mut machine, start) = draining(schedule());
         machine.acknowledge();
         assert_eq!(phase_at(&mut machine, start, BUSY), Phase::Draining);
+    }
+
+    #[test]
+    fn a_held_lame_duck_goes_on_serving_until_it_is_released_or_signalled() {
+        let (mut machine, start) = draining(schedule());
+        machine.hold(Some(start + seconds(100)));
+        machine.acknowledge();
+        assert_eq!(phase_at(&mut machine, start + seconds(60), BUSY), Phase::LameDuck);
+        assert_eq!(machine.wake_at(), Some(start + seconds(100)));
+        let mut released = machine.clone();
+        released.hold(None);
+        assert_eq!(phase_at(&mut released, start + seconds(60), BUSY), Phase::Draining);
+        machine.trigger(Trigger::Signal, start + seconds(61));
+        assert_eq!(phase_at(&mut machine, start + seconds(61), BUSY), Phase::Draining);
+    }
+
+    #[test]
+    fn a_hold_ends_by_itself_and_never_outlasts_the_deadline() {
+        let (mut machine, start) = draining(schedule());
+        machine.hold(Some(start + seconds(15)));
+        assert_eq!(phase_at(&mut machine.clone(), start + seconds(15), BUSY), Phase::Draining);
+        machine.hold(Some(start + seconds(1000)));
+        assert_eq!(phase_at(&mut machine, start + seconds(270), BUSY), Phase::Closing);
     }
 
     #[test]

@@ -3,18 +3,19 @@
 use crate::api::report::Identity;
 
 /// The variables of our own that name this process; those without the prefix are common property.
-pub const IDENTITY_VARIABLES: [&str; 5] = [
+pub const IDENTITY_VARIABLES: [&str; 6] = [
     "EBBTIDE_NAMESPACE",
     "EBBTIDE_POD_NAME",
     "EBBTIDE_POD_UID",
     "EBBTIDE_NODE_NAME",
     "EBBTIDE_POD_IP",
+    "EBBTIDE_SERVICE",
 ];
 
 /// Who this process is, from its environment.
 ///
 /// Each field is read from `EBBTIDE_<NAME>` first and `<NAME>` then: `NAMESPACE` (plain:
-/// `POD_NAMESPACE`), `POD_NAME`, `POD_UID`, `NODE_NAME`, `POD_IP`. The pod's name falls back to
+/// `POD_NAMESPACE`), `POD_NAME`, `POD_UID`, `NODE_NAME`, `POD_IP`; `EBBTIDE_SERVICE` has no plain form. The pod's name falls back to
 /// `HOSTNAME` and then to what the kernel calls the host, so that it is never empty.
 #[must_use]
 pub fn identity() -> Identity {
@@ -39,6 +40,7 @@ fn from(variable: impl Fn(&str) -> Option<String>, host_name: impl Fn() -> Strin
         pod_uid: first(&["EBBTIDE_POD_UID", "POD_UID"]).unwrap_or_default(),
         node_name: first(&["EBBTIDE_NODE_NAME", "NODE_NAME"]).unwrap_or_default(),
         pod_ip: first(&["EBBTIDE_POD_IP", "POD_IP"]).unwrap_or_default(),
+        service: first(&["EBBTIDE_SERVICE"]).unwrap_or_default(),
     }
 }
 
@@ -67,6 +69,7 @@ mod tests {
             ("POD_UID", "u"),
             ("NODE_NAME", "n"),
             ("POD_IP", "10.0.0.1"),
+            ("EBBTIDE_SERVICE", "cart"),
         ]);
         let expected = Identity {
             namespace: "shop".into(),
@@ -74,6 +77,7 @@ mod tests {
             pod_uid: "u".into(),
             node_name: "n".into(),
             pod_ip: "10.0.0.1".into(),
+            service: "cart".into(),
         };
         assert_eq!(identity, expected);
     }

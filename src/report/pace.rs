@@ -11,8 +11,9 @@ pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// Heartbeat while a drain is under way: people watch, and the controller must tell slow from lost.
 const DRAINING_HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// Heartbeat otherwise: a thousand pods are then 33 reports a second.
-const SERVING_HEARTBEAT: Duration = Duration::from_secs(30);
+/// Heartbeat otherwise: a thousand pods are then a hundred reports a second, and a controller that
+/// calls a target lost after half a minute has missed three.
+const SERVING_HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// Least distance of a report of changed counts from the report before it, while draining.
 const DRAINING_COALESCE: Duration = Duration::from_millis(500);
@@ -26,6 +27,16 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 
 /// First and longest pause while the final report is owed: the process waits for it.
 const FINAL_RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
+
+/// First and longest pause before a lame duck asks again whether its balancer has applied weight zero.
+const ASK_AGAIN: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
+
+/// How long after the `asked`-th answer that weight zero is pending the next report goes out: the lame
+/// duck ends with the answer that it is not.
+pub(super) fn ask_again(asked: u32) -> Duration {
+    let [first, longest] = ASK_AGAIN;
+    first.saturating_mul(1 << asked.min(16)).min(longest)
+}
 
 /// What a report is for, which says how urgent it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +112,7 @@ mod tests {
     fn retries_double_up_to_the_bound_of_their_urgency() {
         let pauses =
             |urgency: Urgency| [1, 2, 3, 4, 5, 6, 7, u32::MAX].map(|n| urgency.retry(n, 0.0));
-        assert_eq!(pauses(Urgency::Idle), [1, 2, 4, 8, 16, 30, 30, 30].map(Duration::from_secs));
+        assert_eq!(pauses(Urgency::Idle), [1, 2, 4, 8, 10, 10, 10, 10].map(Duration::from_secs));
         assert_eq!(pauses(Urgency::Draining), [1, 2, 4, 5, 5, 5, 5, 5].map(Duration::from_secs));
         let millis = [100, 200, 400, 500, 500, 500, 500, 500].map(Duration::from_millis);
         assert_eq!(pauses(Urgency::Final), millis);
@@ -110,9 +121,9 @@ mod tests {
     #[test]
     fn chance_only_shortens_a_retry_and_centres_a_heartbeat() {
         assert_eq!(Urgency::Idle.retry(1, 1.0), SECOND / 2);
-        assert_eq!(Urgency::Idle.heartbeat(0.0), SECOND * 27);
+        assert_eq!(Urgency::Idle.heartbeat(0.0), SECOND * 9);
         assert_eq!(Urgency::Draining.heartbeat(0.5), SECOND * 5);
-        assert_eq!(Urgency::Idle.heartbeat(1.0), SECOND * 33);
+        assert_eq!(Urgency::Idle.heartbeat(1.0), SECOND * 11);
     }
 
     #[test]

@@ -13,11 +13,11 @@ use tokio::time::{Instant, sleep_until};
 use super::attempt::Attempt;
 use super::delivery::{Carrier, InFlight, Outcome, Post};
 use super::feed::{Delivery, Feed, FinalReport};
-use super::pace::{FinalOwed, Urgency};
+use super::pace::{FinalOwed, Urgency, ask_again};
 use super::settings::Settings;
 use super::trouble::Trouble;
 use crate::api::client::Client;
-use crate::api::report::Identity;
+use crate::api::report::{Answer, BalancerState, Identity};
 use crate::drain::Phase;
 
 /// Told how each attempt ended.
@@ -98,6 +98,10 @@ struct Run {
     final_deadline: Option<Instant>,
     phase: PhaseSource,
     told: Told,
+    /// What the controller told us to remember for it.
+    former_weight: Option<u32>,
+    /// Answers in a row that kept a lame duck waiting for its balancer.
+    kept_waiting: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +138,8 @@ impl Run {
             final_deadline: None,
             phase: PhaseSource::Open,
             told: Told::NotDrained,
+            former_weight: None,
+            kept_waiting: 0,
         }
     }
 
@@ -178,6 +184,7 @@ impl Run {
         let phase = *self.feed.phase.borrow_and_update();
         self.due = now;
         self.failures = 0;
+        self.kept_waiting = 0;
         self.final_deadline = (phase == Phase::Drained).then(|| now + self.reporter.final_timeout);
         self.reporter.delivery.send_replace(Delivery::Pending);
     }
@@ -189,6 +196,7 @@ impl Run {
         let mut report = (self.feed.snapshot)();
         report.sequence = self.sequence;
         report.identity = self.reporter.identity.clone();
+        report.former_weight = self.former_weight;
         self.told =
             if report.phase == Phase::Drained.name() { Told::Drained } else { Told::NotDrained };
         match serde_json::to_vec(&report) {
@@ -207,18 +215,31 @@ impl Run {
             return;
         }
         self.failures = 0;
+        let balancer = outcome.answer.and_then(|answer| answer.balancer);
         if let Some(answer) = outcome.answer {
-            // Full or closed: the proxy is busy or gone, and the next answer says the same.
-            let _unheard = self.feed.answers.try_send(answer);
+            self.take(answer);
         }
-        if self.told == Told::Drained && *self.feed.phase.borrow() == Phase::Drained {
+        // A controller that says nothing of a balancer has no more to do once it has the report.
+        let is_done = balancer.is_none_or(|state| state == BalancerState::Deregistered);
+        if is_done && self.told == Told::Drained && *self.feed.phase.borrow() == Phase::Drained {
             self.acknowledge();
         }
         let urgency = self.urgency();
         self.due = now + urgency.heartbeat(fastrand::f64());
+        let is_lame_duck = *self.feed.phase.borrow() == Phase::LameDuck;
+        if is_lame_duck && balancer == Some(BalancerState::Pending) {
+            self.due = self.due.min(now + ask_again(self.kept_waiting));
+            self.kept_waiting = self.kept_waiting.saturating_add(1);
+        }
         if self.counts == Counts::Changed {
             self.due = self.due.min(self.sent + urgency.coalesce());
         }
+    }
+
+    fn take(&mut self, answer: Answer) {
+        self.former_weight = answer.former_weight;
+        // Full or closed: the proxy is busy or gone, and the next answer says the same.
+        let _unheard = self.feed.answers.try_send(answer);
     }
 
     fn acknowledge(&mut self) {
@@ -235,7 +256,7 @@ impl Run {
         let waited = self.reporter.final_timeout.as_secs_f64();
         tracing::warn!(
             waited_seconds = waited,
-            "the controller did not acknowledge the end of the drain"
+            "the controller did not confirm that the drain is over and the target deregistered"
         );
         self.final_deadline = None;
         self.reporter.delivery.send_replace(Delivery::GivenUp);

@@ -25,7 +25,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// The report of this moment. Its sequence is 0: whoever sends it numbers it.
+    /// The report of this moment. Its sequence is 0 and it remembers no weight: whoever sends it knows.
     #[must_use]
     pub fn report(&self) -> Report {
         let state = self.drain.state();
@@ -37,7 +37,7 @@ impl Source {
             start_time: timestamp(self.started),
             sequence: 0,
             phase: state.phase.name().to_owned(),
-            reason: progress.map(|progress| progress.trigger.name().to_owned()),
+            reason: progress.map(|progress| progress.reason().name().to_owned()),
             drain_start_time: progress.map(|progress| timestamp(progress.started)),
             drain_deadline: progress.map(|progress| timestamp(progress.deadline)),
             drain_timeout_seconds: self.drain_timeout.as_secs_f64(),
@@ -53,6 +53,7 @@ impl Source {
             forced_closes: self.table.forced(),
             rejected: self.table.rejected(),
             oldest_connection_seconds: census.oldest.map_or(0, |age| age.as_secs()),
+            former_weight: None,
             listeners: self
                 .listeners
                 .iter()

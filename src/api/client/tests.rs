@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::api::serve::{Router, Running, Server, last_segment, read_body, respond};
+use crate::api::serve::{Router, Running, Server, read_body, respond, segment};
 
 fn server(router: Router) -> (Running, Client) {
     let running = Server::default()
@@ -44,8 +44,8 @@ async fn requests_arrive_as_they_were_meant() {
             let text = format!("{agent:?} {kind:?} {} {body:?}", bearer.to_str().expect("ASCII"));
             respond::json(StatusCode::ACCEPTED, &text)
         })
-        .delete("/connections/", |request| async move {
-            respond::json(StatusCode::OK, &last_segment(&request))
+        .delete("/connections/{}", |request| async move {
+            respond::json(StatusCode::OK, &segment(&request, 1))
         });
     let (_running, client) = server(router);
     let call =

@@ -24,7 +24,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 pub use respond::{BodyError, ResponseBody, read_body};
-pub use router::{Router, last_segment};
+pub use router::{Router, segment};
 
 use spare::Spare;
 

@@ -10,6 +10,9 @@ use super::{Request, Response, respond};
 
 type Handler = Arc<dyn Fn(Request) -> Pin<Box<dyn Future<Output = Response> + Send>> + Send + Sync>;
 
+/// Stands for any segment.
+const ANY: &str = "{}";
+
 struct Route {
     method: Method,
     path: &'static str,
@@ -18,11 +21,12 @@ struct Route {
 
 impl Route {
     fn has_path(&self, path: &str) -> bool {
-        if self.path.len() > 1 && self.path.ends_with('/') {
-            path.strip_prefix(self.path).is_some_and(|id| !id.is_empty() && !id.contains('/'))
-        } else {
-            path == self.path
-        }
+        let mut given = path.split('/');
+        self.path.split('/').all(|wanted| match given.next() {
+            Some(segment) if wanted == ANY => !segment.is_empty(),
+            Some(segment) => segment == wanted,
+            None => false,
+        }) && given.next().is_none()
     }
 
     fn has_method(&self, method: &Method) -> bool {
@@ -32,8 +36,8 @@ impl Route {
 
 /// A table of exact paths.
 ///
-/// A path that ends in `/` (and is not `/` itself) takes exactly one further segment, which
-/// [`last_segment`] reads: `/connections/` answers `/connections/17`. HEAD works where GET does;
+/// A segment `{}` stands for any one that is not empty, which [`segment`] reads: `/connections/{}`
+/// answers `/connections/17`. HEAD works where GET does;
 /// another method gets 405 with what is allowed, another path 404.
 #[derive(Default)]
 pub struct Router {
@@ -121,9 +125,8 @@ fn find<'a>(routes: &'a [Route], method: &Method, path: &str) -> Result<&'a Hand
     Err(allow)
 }
 
-/// What follows the last `/` of a request's path.
+/// The `index`-th segment of a request's path, from 0, as it was sent; empty when there are fewer.
 #[must_use]
-pub fn last_segment(request: &Request) -> &str {
-    let path = request.uri().path();
-    path.rsplit_once('/').map_or(path, |(_, segment)| segment)
+pub fn segment(request: &Request, index: usize) -> &str {
+    request.uri().path().split('/').nth(index + 1).unwrap_or_default()
 }

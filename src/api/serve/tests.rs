@@ -22,8 +22,8 @@ fn router() -> Router {
     Router::new()
         .get("/", |_| async { respond::text(StatusCode::OK, "home\n") })
         .get("/livez", |_| async { respond::text(StatusCode::OK, "ok\n") })
-        .delete("/connections/", |request| async move {
-            respond::json(StatusCode::OK, &last_segment(&request))
+        .delete("/connections/{}", |request| async move {
+            respond::json(StatusCode::OK, &segment(&request, 1))
         })
         .post("/echo", |request| async move {
             match read_body(request.into_body(), 8).await {
@@ -62,7 +62,7 @@ async fn paths_and_methods_find_their_handler() {
 }
 
 #[tokio::test]
-async fn a_path_with_a_last_segment_takes_exactly_one() {
+async fn a_path_with_a_segment_takes_exactly_one() {
     let server = start(Server::default(), router());
     let addr = server.local_addr();
     let answer = ask(addr, "DELETE /connections/17 HTTP/1.1").await;

@@ -8,7 +8,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::newcomers::Met;
 use crate::api::report::Report;
-use crate::controller::{Action, TargetReport};
+use crate::controller::{Action, TargetView};
 
 /// Where everything that is observed goes.
 pub type Tell = UnboundedSender<Event>;
@@ -25,7 +25,7 @@ pub enum Event {
     /// The proxy's own view.
     Status(Box<Report>),
     /// What the controller has.
-    Reported(Box<TargetReport>),
+    Reported(Box<TargetView>),
     /// What the controller tells its balancer.
     Action { action: Action, report: Box<Report>, at: Instant },
     /// A line of the proxy's log.

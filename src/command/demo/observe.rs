@@ -8,9 +8,9 @@ use hyper::Uri;
 use super::event::{Event, Tell};
 use crate::api::client::{Call, Client};
 use crate::api::report::Report;
-use crate::api::serve::Running;
 use crate::command::exit::Failure;
-use crate::controller::{Args, Controller, TargetReport};
+use crate::controller::balancer::Log;
+use crate::controller::{Controller, Settings, TargetView, Working};
 
 /// Between looks at the proxy: short beside anything that people can see.
 const STATUS_INTERVAL: Duration = Duration::from_millis(50);
@@ -22,13 +22,15 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(20);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Starts a controller in this process that tells of what it does, and whose balancer takes its time.
-pub fn controller(balancer_delay: Duration, tell: Tell) -> Result<Running, Failure> {
-    let args = Args {
+pub fn controller(balancer_delay: Duration, tell: Tell) -> Result<Working, Failure> {
+    let settings = Settings {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         max_targets: 1,
-        assume_weight_zero_after: Some(balancer_delay),
+        lost_after: Duration::from_secs(30),
+        max_draining: None,
+        balancer: Box::new(Log { assume_weight_zero_after: Some(balancer_delay) }),
     };
-    let controller = Controller::bind(&args, move |action, report| {
+    let controller = Controller::bind(settings, None, move |action, report| {
         let report = Box::new(report.clone());
         // The demo is over when nobody listens any more.
         let _ = tell.send(Event::Action { action, report, at: Instant::now() });
@@ -71,6 +73,6 @@ pub async fn reports(controller: Client, tell: Tell) {
 /// What the controller has of each target at this moment: here, of one.
 pub async fn last_reports(controller: &Client) -> Vec<Event> {
     let reply = controller.send(Call::get("/targets").timeout(ANSWER_TIMEOUT)).await;
-    let targets = reply.and_then(|reply| reply.json::<Vec<TargetReport>>()).unwrap_or_default();
+    let targets = reply.and_then(|reply| reply.json::<Vec<TargetView>>()).unwrap_or_default();
     targets.into_iter().map(|target| Event::Reported(Box::new(target))).collect()
 }

@@ -9,7 +9,7 @@ use super::block::bar;
 use super::event::{Event, Line, Tone};
 use super::tally::{Clients, Newcomers};
 use crate::api::report::{BalancerState, Report};
-use crate::controller::{Action, TargetReport};
+use crate::controller::{Action, TargetView};
 use crate::drain::Phase;
 
 /// A report earns a line of its own when this part of all connections has gone since the last one.
@@ -127,7 +127,7 @@ impl Story {
         vec![Line::new("phase", format!("{phase}: {what}{after}")).tone(Tone::Strong)]
     }
 
-    fn reported(&mut self, target: &TargetReport) -> Vec<Line> {
+    fn reported(&mut self, target: &TargetView) -> Vec<Line> {
         let mut lines = self.report(&target.report);
         if target.balancer != self.balancer {
             self.balancer = target.balancer;

@@ -1,15 +1,19 @@
 //! The balancer that is none: says in the log what one would be told.
 
 use std::future::ready;
+use std::time::Duration;
 
-use super::{Action, Applied, Applying, Balancer, Limits, Order, Outcome};
+use super::{Applied, Applying, Balancer, Effective, Limits, Order};
 
 /// Drives nothing.
 ///
 /// Nobody knows when a balancer that others drive has applied a weight of zero, so this one claims it
-/// only when the operator says how long it takes: see the controller's `--assume-weight-zero-after`.
-#[derive(Clone, Copy, Debug)]
-pub struct Log;
+/// only when the operator says how long it takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Log {
+    /// How long a balancer that others drive needs to apply a weight of zero.
+    pub assume_weight_zero_after: Option<Duration>,
+}
 
 impl Balancer for Log {
     fn name(&self) -> &'static str {
@@ -21,15 +25,12 @@ impl Balancer for Log {
     }
 
     fn apply<'a>(&'a self, orders: &'a [Order]) -> Applying<'a> {
-        Box::pin(ready(orders.iter().map(log).collect()))
+        // The dispatcher logs what was applied.
+        let effective = match self.assume_weight_zero_after {
+            Some(after) => Effective::After(after),
+            None => Effective::Unknown,
+        };
+        let applied = Applied { effective, ..Applied::default() };
+        Box::pin(ready(vec![applied.into(); orders.len()]))
     }
-}
-
-fn log(order: &Order) -> Outcome {
-    let Order { action, member, .. } = order;
-    match action {
-        Action::Register => tracing::debug!(target = %member, %action, "a balancer would be told"),
-        _ => tracing::info!(target = %member, %action, "a balancer would be told"),
-    }
-    Applied::default().into()
 }

@@ -89,7 +89,7 @@ pub struct Order {
 /// What became of an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The balancer confirms it, and acts by it already.
+    /// The balancer confirms it.
     Applied(Applied),
     /// The balancer has taken it and does not act by it yet; it wants to be given again after this long.
     NotYet(Duration),
@@ -104,6 +104,20 @@ pub struct Applied {
     pub former_weight: Option<u32>,
     /// Sessions that the balancer still has with the target, if it tells.
     pub sessions: Option<u64>,
+    /// From when on it acts by it.
+    pub effective: Effective,
+}
+
+/// From when on a balancer acts by what it has confirmed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Effective {
+    /// It does so already.
+    #[default]
+    Now,
+    /// After this long.
+    After(Duration),
+    /// Nobody knows, so nothing is claimed.
+    Unknown,
 }
 
 impl From<Applied> for Outcome {
@@ -231,7 +245,7 @@ impl Config {
     /// Names the field that is wrong and what it should be. Nothing is asked of the balancer yet.
     pub fn build(self) -> Result<Box<dyn Balancer>, ConfigError> {
         Ok(match self {
-            Config::Log => Box::new(Log),
+            Config::Log => Box::new(Log::default()),
         })
     }
 }
