@@ -10,6 +10,7 @@ mod decide;
 mod dispatch;
 mod endpoints;
 mod fall;
+mod peers;
 mod service;
 mod table;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use crate::api::client::Client;
 use crate::api::report::Report;
 use crate::api::serve::{self, Bound, Running, Server};
 use crate::telemetry::Fleet;
@@ -31,6 +33,7 @@ pub use balancer::{Action, Balancer};
 pub use service::Share;
 pub use view::{TargetView, TroubleView};
 
+use peers::Peers;
 use table::{Rules, Table};
 
 /// Connections at once. A proxy keeps one for four seconds after a report, and reports every five
@@ -47,6 +50,8 @@ pub struct Settings {
     pub lost_after: Duration,
     /// How many targets of a service may drain at once because somebody asked; without it, all of them.
     pub max_draining: Option<Share>,
+    /// The other replicas, which hear everything too. Itself may be among them.
+    pub peers: Vec<Client>,
     /// Whom it tells.
     pub balancer: Box<dyn Balancer>,
 }
@@ -68,6 +73,7 @@ struct Shared {
     stirred: Notify,
     on_action: Box<OnAction>,
     fleet: Option<Fleet>,
+    peers: Peers,
 }
 
 impl Shared {
@@ -107,6 +113,7 @@ impl Controller {
             stirred: Notify::new(),
             on_action: Box::new(on_action),
             fleet,
+            peers: Peers::new(settings.peers),
         });
         Ok(Controller { bound, shared, balancer: settings.balancer.into() })
     }

@@ -10,7 +10,7 @@ use super::check::{Now, check};
 use super::table::{FORGET_AFTER, Refusal, Rules, Table};
 use super::*;
 use crate::api::client::{Call, Client, Reply};
-use crate::api::report::{Answer, BalancerState, Identity, SCHEMA_VERSION};
+use crate::api::report::{Answer, BalancerState, Directive, Identity, SCHEMA_VERSION};
 
 /// A report of the pod `name`.
 pub fn report(name: &str, sequence: u64, phase: &str) -> Report {
@@ -55,6 +55,7 @@ impl Fixture {
             max_targets,
             lost_after: Duration::from_secs(30),
             max_draining: None,
+            peers: Vec::new(),
             balancer: Box::new(Log { assume_weight_zero_after: Some(Duration::ZERO) }),
         };
         let controller = Controller::bind(settings, None, move |action, report| {
@@ -335,7 +336,6 @@ async fn only_so_many_of_a_service_drain_at_once_when_they_are_asked_to() {
         report.reason = Some(reason.to_owned());
         desk.store(&report, SECOND).expect("newer").directive
     };
-    use crate::api::report::Directive;
     let (go, wait) = (Directive::None, Directive::Wait);
     assert_eq!(lame_duck("web-0", 2, "Endpoint"), go, "34% of three is one");
     assert_eq!(lame_duck("web-1", 2, "Endpoint"), wait);
