@@ -150,12 +150,10 @@ fn balancer(
         balancer::Config::Log => {
             Ok(Box::new(Log { assume_weight_zero_after: assumed.map(|span| span.0) }))
         }
-        #[expect(unreachable_patterns, reason = "the other balancers follow")]
         _ if assumed.is_some() => {
             Err("--assume-weight-zero-after is for the `log` balancer alone: this one is asked"
                 .into())
         }
-        #[expect(unreachable_patterns, reason = "the other balancers follow")]
         config => config.build().map_err(|error| error.to_string()),
     }
 }
