@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::Shared;
 use super::check::{Now, check};
+use super::events;
 use super::table::{Refusal, WishError};
 use crate::api::report::Directive;
 use crate::api::serve::{Request, Response, Router, read_body, respond, segment};
@@ -27,10 +28,11 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
     let with = |shared: &Arc<Shared>| Arc::clone(shared);
     let (posted, listed, also_listed, metrics) =
         (with(&shared), with(&shared), with(&shared), with(&shared));
-    let (drained, undrained) = (with(&shared), with(&shared));
+    let (drained, undrained, followed) = (with(&shared), with(&shared), with(&shared));
     Router::new()
         .post("/v1/reports", move |request| take(Arc::clone(&posted), request))
         .get("/targets", move |_| ready(list(&listed)))
+        .get("/v1/events", move |request| ready(events::follow(&followed, &request)))
         .get("/v1/targets", move |_| ready(list(&also_listed)))
         .get("/v1/targets/{}", move |request| ready(show(&shared, &request)))
         .post("/v1/targets/{}/drain", move |request| {
