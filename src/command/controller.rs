@@ -5,13 +5,15 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use hyper::Uri;
+use serde::{Deserialize, Deserializer};
 use tracing::info;
 
 use super::duration::Span;
 use super::file;
 use super::options::from_text;
 use super::{Exit, Failure};
+use crate::api::client::Client;
 use crate::controller::balancer::{self, Balancer, Log};
 use crate::controller::{Controller, Settings, Share};
 use crate::signal::Signals;
@@ -72,6 +74,17 @@ pub struct Options {
     #[serde(deserialize_with = "from_text")]
     pub max_draining: Option<Share>,
 
+    /// Another replica, such as http://ebbtide-controller-1.ebbtide-controller:17710: told of everything
+    /// that this one hears, so that neither takes for lost what reports to the other. Once for each; this
+    /// one may be among them
+    #[arg(long, env = "EBBTIDE_PEER", value_name = "URL", value_delimiter = ',')]
+    #[serde(deserialize_with = "peers_from_text")]
+    pub peer: Vec<Uri>,
+
+    /// The certificates that vouch for https replicas, PEM [default: the system's]
+    #[arg(long, env = "EBBTIDE_PEER_CA", value_name = "FILE")]
+    pub peer_ca: Option<PathBuf>,
+
     /// With the `log` balancer: answer that weight zero is applied this long after it was logged, which
     /// ends a proxy's lame duck. Without it the answer stays `pending`: nobody knows
     #[arg(long, env = "EBBTIDE_ASSUME_WEIGHT_ZERO_AFTER", value_name = "DURATION")]
@@ -82,6 +95,11 @@ pub struct Options {
     pub balancer: Option<balancer::Config>,
 }
 
+fn peers_from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Uri>, D::Error> {
+    let urls = Vec::<String>::deserialize(deserializer)?;
+    urls.into_iter().map(|url| url.parse().map_err(serde::de::Error::custom)).collect()
+}
+
 impl Options {
     fn or(self, file: Options) -> Options {
         Options {
@@ -89,6 +107,8 @@ impl Options {
             max_targets: self.max_targets.or(file.max_targets),
             lost_after: self.lost_after.or(file.lost_after),
             max_draining: self.max_draining.or(file.max_draining),
+            peer: if self.peer.is_empty() { file.peer } else { self.peer },
+            peer_ca: self.peer_ca.or(file.peer_ca),
             assume_weight_zero_after: self
                 .assume_weight_zero_after
                 .or(file.assume_weight_zero_after),
@@ -106,11 +126,17 @@ impl Options {
                 Span(LEAST_LOST_AFTER)
             ));
         }
+        let peer_ca = self.peer_ca.as_deref();
+        let peers = self
+            .peer
+            .iter()
+            .map(|url| Client::new(url, peer_ca).map_err(|error| format!("--peer {url}: {error}")));
         Ok(Settings {
             listen: self.listen.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 17710))),
             max_targets: self.max_targets.map_or(MAX_TARGETS, NonZeroUsize::get),
             lost_after,
             max_draining: self.max_draining,
+            peers: peers.collect::<Result<_, _>>()?,
             balancer: balancer(self.balancer, self.assume_weight_zero_after)?,
         })
     }

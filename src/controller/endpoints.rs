@@ -4,13 +4,17 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::StatusCode;
+use bytes::Bytes;
+use hyper::header::AUTHORIZATION;
+use hyper::{HeaderMap, StatusCode, Uri};
 use tokio::sync::Notify;
 
 use super::Shared;
 use super::check::{Now, check};
 use super::events;
+use super::peers::{FORWARDED, News};
 use super::table::{Refusal, WishError};
+use super::view::TargetId;
 use crate::api::report::Directive;
 use crate::api::serve::{Request, Response, Router, read_body, respond, segment};
 
@@ -78,7 +82,8 @@ fn exposition(shared: &Shared) -> Response {
 }
 
 async fn take(shared: Arc<Shared>, request: Request) -> Response {
-    let body = match read_body(request.into_body(), MAX_REPORT_BYTES).await {
+    let (head, body) = request.into_parts();
+    let body = match read_body(body, MAX_REPORT_BYTES).await {
         Ok(body) => body,
         Err(error) => {
             shared.count("refused");
@@ -112,6 +117,7 @@ async fn take(shared: Arc<Shared>, request: Request) -> Response {
         }
     };
     shared.count("stored");
+    pass_on(&shared, &id, &head.uri, &head.headers, body);
     if let Some(concluded) = concluded {
         shared.stirred.notify_one();
         let _in_time = tokio::time::timeout(ANSWER_PATIENCE, concluded).await;
@@ -122,12 +128,23 @@ async fn take(shared: Arc<Shared>, request: Request) -> Response {
     }
 }
 
+/// Tells the other replicas, unless one of them told us.
+fn pass_on(shared: &Shared, id: &TargetId, uri: &Uri, headers: &HeaderMap, body: Bytes) {
+    if !headers.contains_key(FORWARDED) {
+        let authorization = headers.get(AUTHORIZATION).cloned();
+        shared.peers.pass_on(id, &News { path: uri.path().to_owned(), body, authorization });
+    }
+}
+
 /// Asks a target to drain or to serve again.
 fn wish(shared: &Shared, request: &Request, directive: Directive) -> Response {
     let id = segment(request, TARGET);
     let wished = shared.table().wish(id, directive, Instant::now());
     match wished {
-        Ok(target) => respond::json(StatusCode::ACCEPTED, &target),
+        Ok((id, target)) => {
+            pass_on(shared, &id, request.uri(), request.headers(), Bytes::new());
+            respond::json(StatusCode::ACCEPTED, &target)
+        }
         Err(error) => wrong(&error),
     }
 }

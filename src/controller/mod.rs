@@ -11,6 +11,7 @@ mod dispatch;
 mod endpoints;
 mod events;
 mod fall;
+mod peers;
 mod service;
 mod table;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
+use crate::api::client::Client;
 use crate::api::report::Report;
 use crate::api::serve::{self, Bound, Running, Server};
 use crate::telemetry::Fleet;
@@ -33,6 +35,7 @@ pub use balancer::{Action, Balancer};
 pub use service::Share;
 pub use view::{TargetView, TroubleView};
 
+use peers::Peers;
 use table::{Rules, Table};
 
 /// Connections at once. A proxy keeps one for four seconds after a report, and reports every five
@@ -49,6 +52,8 @@ pub struct Settings {
     pub lost_after: Duration,
     /// How many targets of a service may drain at once because somebody asked; without it, all of them.
     pub max_draining: Option<Share>,
+    /// The other replicas, which hear everything too. Itself may be among them.
+    pub peers: Vec<Client>,
     /// Whom it tells.
     pub balancer: Box<dyn Balancer>,
 }
@@ -74,6 +79,7 @@ struct Shared {
     followers: Arc<Semaphore>,
     /// Whether followers are to be let go.
     stopping: AtomicBool,
+    peers: Peers,
 }
 
 impl Shared {
@@ -115,6 +121,7 @@ impl Controller {
             fleet,
             followers: Arc::new(Semaphore::new(events::MAX_FOLLOWERS)),
             stopping: AtomicBool::new(false),
+            peers: Peers::new(settings.peers),
         });
         Ok(Controller { bound, shared, balancer: settings.balancer.into() })
     }

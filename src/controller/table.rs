@@ -455,7 +455,7 @@ impl Table {
         id: &str,
         directive: Directive,
         now: Instant,
-    ) -> Result<TargetView, WishError> {
+    ) -> Result<(TargetId, TargetView), WishError> {
         let (id, entry) =
             self.targets.get_key_value(id).ok_or_else(|| WishError::Unknown(id.to_owned()))?;
         let id = id.clone();
@@ -482,7 +482,8 @@ impl Table {
             entry.target.wish(directive, now);
         }
         self.touch(&id);
-        self.get(id.as_str(), now).ok_or(WishError::Unknown(id.to_string()))
+        let view = self.get(id.as_str(), now);
+        view.map(|view| (id.clone(), view)).ok_or(WishError::Unknown(id.to_string()))
     }
 }
 

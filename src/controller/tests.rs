@@ -1,15 +1,16 @@
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::{StatusCode, Uri};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::check::check;
-use super::table::{Refusal, SILENCE_TIMEOUT, Table};
+use super::balancer::{Log, Outcome};
+use super::check::{Now, check};
+use super::table::{FORGET_AFTER, Refusal, Rules, Table};
 use super::*;
 use crate::api::client::{Call, Client, Reply};
-use crate::api::report::{Answer, BalancerState, Identity, SCHEMA_VERSION};
+use crate::api::report::{Answer, BalancerState, Directive, Identity, SCHEMA_VERSION};
 
 /// A report of the pod `name`.
 pub fn report(name: &str, sequence: u64, phase: &str) -> Report {
@@ -35,6 +36,7 @@ pub fn report(name: &str, sequence: u64, phase: &str) -> Report {
         forced_closes: 0,
         rejected: 0,
         oldest_connection_seconds: 0,
+        former_weight: None,
         listeners: Vec::new(),
     }
 }
@@ -42,18 +44,21 @@ pub fn report(name: &str, sequence: u64, phase: &str) -> Report {
 struct Fixture {
     client: Client,
     actions: mpsc::UnboundedReceiver<(String, Action)>,
-    _running: Running,
+    _working: Working,
 }
 
 impl Fixture {
     fn start(max_targets: usize) -> Self {
         let (tell, actions) = mpsc::unbounded_channel();
-        let args = Args {
+        let settings = Settings {
             listen: "127.0.0.1:0".parse().expect("an address"),
             max_targets,
-            assume_weight_zero_after: Some(Duration::ZERO),
+            lost_after: Duration::from_secs(30),
+            max_draining: None,
+            peers: Vec::new(),
+            balancer: Box::new(Log { assume_weight_zero_after: Some(Duration::ZERO) }),
         };
-        let controller = Controller::bind(&args, move |action, report| {
+        let controller = Controller::bind(settings, None, move |action, report| {
             let _test_is_over = tell.send((report.identity.pod_name.clone(), action));
         })
         .expect("a free port");
@@ -61,7 +66,7 @@ impl Fixture {
         Fixture {
             client: Client::new(&base, None).expect("http"),
             actions,
-            _running: controller.start(),
+            _working: controller.start(),
         }
     }
 
@@ -93,9 +98,10 @@ async fn a_drain_is_acknowledged_step_by_step() {
         let reply = fixture.report(&report("a", sequence, phase)).await;
         assert_eq!(reply.status, StatusCode::OK);
         let answer: Answer = reply.json().expect("an answer");
-        assert_eq!((answer.sequence, answer.balancer), (sequence, balancer));
+        assert_eq!((answer.sequence, answer.balancer), (sequence, Some(balancer)));
     }
     let a = |action| ("a".to_owned(), action);
+    assert_eq!(fixture.actions.try_recv(), Ok(a(Action::Register)));
     assert_eq!(fixture.actions.try_recv(), Ok(a(Action::WeightZero)));
     assert_eq!(fixture.actions.try_recv(), Ok(a(Action::Deregister)));
     assert!(fixture.actions.try_recv().is_err(), "each once");
@@ -157,6 +163,8 @@ async fn what_is_no_report_is_told_why() {
         (with("phase", json!("Asleep")), "known are Serving"),
         (with("podName", json!("")), "podName is empty"),
         (with("startTime", json!("now")), "startTime `now`"),
+        (with("podName", json!("a b")), "podName `a b` holds something else"),
+        (with("podUID", json!("a~b")), "podUID `a~b` holds something else"),
         (with("podName", json!("x".repeat(254))), "podName is longer than 253 bytes"),
         (with("listeners", json!(listeners)), "listeners has more than 32"),
     ] {
@@ -195,67 +203,169 @@ async fn one_target_too_many_is_503_with_what_to_do() {
     assert_eq!(fixture.report(&report("b", 2, "Serving")).await.status, StatusCode::OK);
 }
 
-#[test]
-fn a_balancer_that_takes_its_time_is_told_once_and_pending_until_then() {
+/// A table, and the balancer that it is to have; the clock is the test's.
+struct Desk {
+    table: Table,
+    balancer: Log,
+    start: Now,
+}
+
+impl Desk {
+    fn new(max_targets: usize, assume_weight_zero_after: Option<Duration>) -> Self {
+        let lost_after = Duration::from_secs(30);
+        let rules = Rules { max_targets, lost_after, max_draining: Some(Share::Percent(34)) };
+        Desk {
+            table: Table::new(rules),
+            balancer: Log { assume_weight_zero_after },
+            start: Now::read(),
+        }
+    }
+
+    fn store(&mut self, report: &Report, after: Duration) -> Result<Answer, Refusal> {
+        let body = serde_json::to_vec(report).expect("JSON");
+        let now = self.start.instant + after;
+        let checked = check(&body, self.start).expect("a report");
+        let id = self.table.store(checked, now)?;
+        Ok(self.table.answer(&id, now).expect("it is stored"))
+    }
+
+    /// Gives every order that is due, and has it confirmed.
+    async fn obey(&mut self, after: Duration) -> Vec<(String, Action)> {
+        let now = self.start.instant + after;
+        let mut given = Vec::new();
+        for (id, order) in self.table.take_orders(usize::MAX, now) {
+            let outcome = self.balancer.apply(std::slice::from_ref(&order)).await.remove(0);
+            self.table.conclude(&id, outcome, now);
+            given.push((order.member.pod_name, order.action));
+        }
+        given
+    }
+
+    fn names(&self, after: Duration) -> String {
+        let list = self.table.list(self.start.instant + after);
+        let names = list.into_iter().map(|target| target.report.identity.pod_name);
+        names.collect::<Vec<_>>().join(" ")
+    }
+
+    fn balancer(&self, after: Duration) -> BalancerState {
+        self.table.list(self.start.instant + after)[0].balancer
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn a_balancer_that_takes_its_time_is_told_once_and_pending_until_then() {
     use BalancerState::{Deregistered, Pending, WeightZero};
 
-    let start = Instant::now();
-    let second = Duration::from_secs(1);
-    let mut table = Table::new(1, Some(second * 2));
-    let mut sequence = 0;
-    let mut store = |phase: &str, after: Duration| {
-        sequence += 1;
-        let body = serde_json::to_vec(&report("a", sequence, phase)).expect("JSON");
-        let decision =
-            table.store(check(&body).expect("a report"), start + after).expect("a decision");
-        assert_eq!(table.list(start + after)[0].balancer, decision.answer.balancer);
-        (decision.answer.balancer, decision.actions)
-    };
-    assert_eq!(store("LameDuck", Duration::ZERO), (Pending, vec![Action::WeightZero]));
-    assert_eq!(store("LameDuck", second), (Pending, vec![]));
-    assert_eq!(store("LameDuck", second * 2), (WeightZero, vec![]));
-    assert_eq!(store("Serving", second * 3), (Pending, vec![Action::Register]));
-    assert_eq!(store("LameDuck", second * 3), (Pending, vec![Action::WeightZero]));
-    assert_eq!(store("Drained", second * 4), (Deregistered, vec![Action::Deregister]));
-}
-
-#[test]
-fn a_full_table_forgets_only_who_will_not_be_missed() {
-    let start = Instant::now();
-    let mut table = Table::new(2, None);
-    let mut store = |name: &str, phase: &str, after: Duration| {
-        let body = serde_json::to_vec(&report(name, 1, phase)).expect("JSON");
-        let stored = table.store(check(&body).expect("a report"), start + after);
-        let names: Vec<String> = table
-            .list(start + after)
-            .into_iter()
-            .map(|target| target.report.identity.pod_name)
-            .collect();
-        (stored.map(|_| ()), names.join(" "))
-    };
-    let second = Duration::from_secs(1);
-    assert_eq!(store("a", "Draining", second).1, "a");
-    assert_eq!(store("b", "Draining", second * 2).1, "a b");
-    let full = Err(Refusal::Full { max_targets: 2 });
-    assert_eq!(store("c", "Draining", second * 3), (full, "a b".to_owned()));
-    let silent = second + SILENCE_TIMEOUT;
-    assert_eq!(store("c", "Drained", silent), (Ok(()), "b c".to_owned()));
-    // Deregistered counts at once, but the longest silence goes first.
-    assert_eq!(store("d", "Drained", silent), (Ok(()), "b d".to_owned()));
-    assert_eq!(store("e", "Serving", silent + second), (Ok(()), "d e".to_owned()));
-}
-
-#[test]
-fn a_balancer_that_nobody_drives_stays_pending_until_the_target_is_gone() {
-    let now = Instant::now();
-    let mut table = Table::new(1, None);
-    for (sequence, phase, balancer) in [
-        (1, "LameDuck", BalancerState::Pending),
-        (2, "Draining", BalancerState::Pending),
-        (3, "Drained", BalancerState::Deregistered),
-    ] {
-        let body = serde_json::to_vec(&report("a", sequence, phase)).expect("JSON");
-        let decision = table.store(check(&body).expect("a report"), now).expect("a decision");
-        assert_eq!(decision.answer.balancer, balancer, "{phase}");
+    let mut desk = Desk::new(1, Some(SECOND * 2));
+    let steps = [
+        ("LameDuck", 0, Some(Action::WeightZero), Pending),
+        ("LameDuck", 1, None, Pending),
+        ("LameDuck", 2, None, WeightZero),
+        ("Serving", 3, Some(Action::Register), Pending),
+        ("LameDuck", 3, Some(Action::WeightZero), Pending),
+        ("Drained", 4, Some(Action::Deregister), Deregistered),
+    ];
+    for (sequence, (phase, second, action, balancer)) in (1..).zip(steps) {
+        let mut report = report("a", sequence, phase);
+        report.reason = Some("Signal".to_owned());
+        report.drain_blocking_connections = 0;
+        desk.store(&report, SECOND * second).expect("stored");
+        let given = desk.obey(SECOND * second).await;
+        let expected: Vec<_> = action.map(|action| ("a".to_owned(), action)).into_iter().collect();
+        assert_eq!((given, desk.balancer(SECOND * second)), (expected, balancer), "{sequence}");
     }
+}
+
+#[tokio::test]
+async fn a_full_table_forgets_only_who_will_not_be_missed() {
+    let mut desk = Desk::new(2, None);
+    let drained = |name: &str| {
+        let mut report = report(name, 1, "Drained");
+        report.drain_blocking_connections = 0;
+        report
+    };
+    desk.store(&report("a", 1, "Draining"), SECOND).expect("room");
+    desk.store(&report("b", 1, "Draining"), SECOND * 2).expect("room");
+    let full = desk.store(&report("c", 1, "Draining"), SECOND * 3);
+    assert_eq!(full, Err(Refusal::Full { max_targets: 2 }));
+    assert_eq!(desk.names(SECOND * 3), "a b");
+    let silent = SECOND + FORGET_AFTER;
+    desk.store(&drained("c"), silent).expect("a has been silent for long");
+    assert_eq!(desk.names(silent), "b c");
+    desk.obey(silent).await;
+    desk.store(&drained("d"), silent).expect("b is lost and was deregistered");
+    assert_eq!(desk.names(silent), "c d");
+}
+
+#[tokio::test]
+async fn one_silent_target_is_deregistered_and_a_silent_service_is_not() {
+    let mut desk = Desk::new(10, None);
+    for name in ["web-0", "web-1", "web-2", "web-3"] {
+        desk.store(&report(name, 1, "Serving"), Duration::ZERO).expect("room");
+    }
+    desk.obey(Duration::ZERO).await;
+    for (sequence, name) in [(2, "web-0"), (2, "web-1"), (2, "web-2")] {
+        desk.store(&report(name, sequence, "Serving"), SECOND * 20).expect("newer");
+    }
+    let lost = desk.table.sweep(desk.start.instant + SECOND * 30);
+    assert_eq!(lost.len(), 1);
+    assert_eq!(desk.obey(SECOND * 30).await, [("web-3".to_owned(), Action::Deregister)]);
+    // Now all the others fall silent: that may as well be us.
+    desk.table.sweep(desk.start.instant + SECOND * 60);
+    assert_eq!(desk.obey(SECOND * 60).await, []);
+    let goals: Vec<_> = desk
+        .table
+        .list(desk.start.instant + SECOND * 60)
+        .into_iter()
+        .map(|target| (target.lost, target.goal))
+        .collect();
+    assert_eq!(goals[0], (true, "hold".to_owned()));
+}
+
+#[tokio::test]
+async fn only_so_many_of_a_service_drain_at_once_when_they_are_asked_to() {
+    let mut desk = Desk::new(10, None);
+    for name in ["web-0", "web-1", "web-2", "other-0"] {
+        desk.store(&report(name, 1, "Serving"), Duration::ZERO).expect("room");
+    }
+    desk.obey(Duration::ZERO).await;
+    let mut lame_duck = |name: &str, sequence, reason: &str| {
+        let mut report = report(name, sequence, "LameDuck");
+        report.reason = Some(reason.to_owned());
+        desk.store(&report, SECOND).expect("newer").directive
+    };
+    let (go, wait) = (Directive::None, Directive::Wait);
+    assert_eq!(lame_duck("web-0", 2, "Endpoint"), go, "34% of three is one");
+    assert_eq!(lame_duck("web-1", 2, "Endpoint"), wait);
+    assert_eq!(lame_duck("other-0", 2, "Endpoint"), go, "another service");
+    assert_eq!(lame_duck("web-2", 2, "Signal"), go, "must leave");
+    assert_eq!(lame_duck("web-1", 3, "Endpoint"), wait);
+    let mut drained = report("web-0", 3, "Drained");
+    drained.drain_blocking_connections = 0;
+    desk.store(&drained, SECOND).expect("newer");
+    let mut drained = report("web-2", 3, "Drained");
+    drained.drain_blocking_connections = 0;
+    desk.store(&drained, SECOND).expect("newer");
+    let mut again = report("web-1", 4, "LameDuck");
+    again.reason = Some("Endpoint".to_owned());
+    assert_eq!(desk.store(&again, SECOND).expect("newer").directive, go, "it is its turn");
+}
+
+#[tokio::test]
+async fn orders_that_fail_come_again_when_their_pause_is_over() {
+    let mut desk = Desk::new(1, None);
+    desk.store(&report("a", 1, "LameDuck"), Duration::ZERO).expect("room");
+    let now = desk.start.instant;
+    let (id, order) = desk.table.take_orders(10, now).remove(0);
+    assert_eq!(order.action, Action::WeightZero);
+    assert!(desk.table.take_orders(10, now).is_empty(), "one at a time");
+    let error = balancer::Error::new(balancer::ErrorKind::Denied, "no");
+    desk.table.conclude(&id, Outcome::Failed(error), now);
+    assert!(desk.table.take_orders(10, now).is_empty());
+    let trouble = desk.table.list(now)[0].trouble.clone().expect("it failed");
+    assert_eq!((trouble.kind.as_str(), trouble.failures), ("denied", 1));
+    let at = desk.table.next_timer().expect("a timer");
+    assert_eq!(desk.table.take_orders(10, at).len(), 1);
 }

@@ -28,6 +28,7 @@ pub fn controller(balancer_delay: Duration, tell: Tell) -> Result<Working, Failu
         max_targets: 1,
         lost_after: Duration::from_secs(30),
         max_draining: None,
+        peers: Vec::new(),
         balancer: Box::new(Log { assume_weight_zero_after: Some(balancer_delay) }),
     };
     let controller = Controller::bind(settings, None, move |action, report| {

@@ -27,7 +27,7 @@ async fn an_answer_comes_home() {
     let answer = r#"{"balancer":"weightZero","directive":"undrain","new":1}"#;
     controller.next().await.answer(respond::text(StatusCode::OK, answer));
     let answer = proxy.answers.recv().await.expect("an answer");
-    assert_eq!(answer.balancer, BalancerState::WeightZero);
+    assert_eq!(answer.balancer, Some(BalancerState::WeightZero));
     assert_eq!(answer.directive, Directive::Undrain);
     assert_eq!(proxy.attempt().await, Attempt::Ok);
 }

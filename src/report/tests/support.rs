@@ -101,6 +101,7 @@ fn snapshot(
             forced_closes: 0,
             rejected: 3,
             oldest_connection_seconds: 5120,
+            former_weight: None,
             listeners: vec![ListenerReport {
                 address: "0.0.0.0".to_owned(),
                 port: 8080,
@@ -117,6 +118,7 @@ pub fn who() -> Identity {
         pod_uid: "0b5c".to_owned(),
         node_name: "node-1".to_owned(),
         pod_ip: "10.0.0.7".to_owned(),
+        service: "cart".to_owned(),
     }
 }
 
