@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::Shared;
 use super::check::{Now, check};
+use super::events;
 use super::peers::{FORWARDED, News};
 use super::table::{Refusal, WishError};
 use super::view::TargetId;
@@ -31,10 +32,11 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
     let with = |shared: &Arc<Shared>| Arc::clone(shared);
     let (posted, listed, also_listed, metrics) =
         (with(&shared), with(&shared), with(&shared), with(&shared));
-    let (drained, undrained) = (with(&shared), with(&shared));
+    let (drained, undrained, followed) = (with(&shared), with(&shared), with(&shared));
     Router::new()
         .post("/v1/reports", move |request| take(Arc::clone(&posted), request))
         .get("/targets", move |_| ready(list(&listed)))
+        .get("/v1/events", move |request| ready(events::follow(&followed, &request)))
         .get("/v1/targets", move |_| ready(list(&also_listed)))
         .get("/v1/targets/{}", move |request| ready(show(&shared, &request)))
         .post("/v1/targets/{}/drain", move |request| {

@@ -1,14 +1,15 @@
 //! Reports in, a pure decision, deregistration out.
 //!
 //! `check.rs` takes a report apart, `table.rs` remembers it, `decide.rs` says what should be done about
-//! its target, `dispatch.rs` gives the orders to a balancer, one file of `balancer/` a kind, and
-//! `endpoints.rs` lets the world in. Nothing is stored that the next reports do not bring again.
+//! its target, `dispatch.rs` gives the orders to a balancer, one file of `balancer/` a kind,
+//! `endpoints.rs` lets the world in, and `events.rs` tells followers what changed. Nothing is stored that the next reports do not bring again.
 
 pub mod balancer;
 mod check;
 mod decide;
 mod dispatch;
 mod endpoints;
+mod events;
 mod fall;
 mod peers;
 mod service;
@@ -18,10 +19,11 @@ mod tests;
 mod view;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::api::client::Client;
@@ -73,6 +75,10 @@ struct Shared {
     stirred: Notify,
     on_action: Box<OnAction>,
     fleet: Option<Fleet>,
+    /// A place for each who follows the changes.
+    followers: Arc<Semaphore>,
+    /// Whether followers are to be let go.
+    stopping: AtomicBool,
     peers: Peers,
 }
 
@@ -113,6 +119,8 @@ impl Controller {
             stirred: Notify::new(),
             on_action: Box::new(on_action),
             fleet,
+            followers: Arc::new(Semaphore::new(events::MAX_FOLLOWERS)),
+            stopping: AtomicBool::new(false),
             peers: Peers::new(settings.peers),
         });
         Ok(Controller { bound, shared, balancer: settings.balancer.into() })
@@ -130,8 +138,9 @@ impl Controller {
         let balancer = self.balancer.name();
         tracing::info!(listen = %self.local_addr(), balancer, "controller takes reports");
         let dispatcher = tokio::spawn(dispatch::run(Arc::clone(&self.shared), self.balancer));
-        let router = endpoints::router(self.shared);
-        Working { running: self.bound.serve(router.into_handler()), dispatcher }
+        let router = endpoints::router(Arc::clone(&self.shared));
+        let running = self.bound.serve(router.into_handler());
+        Working { running, dispatcher, shared: self.shared }
     }
 }
 
@@ -139,6 +148,7 @@ impl Controller {
 pub struct Working {
     running: Running,
     dispatcher: JoinHandle<()>,
+    shared: Arc<Shared>,
 }
 
 impl Working {
@@ -154,7 +164,8 @@ impl Working {
     ///
     /// Dropping the future drops the controller.
     pub async fn stop(self, timeout: Duration) {
-        let Working { running, dispatcher } = self;
+        let Working { running, dispatcher, shared } = self;
+        shared.stopping.store(true, Ordering::Relaxed);
         running.stop(timeout).await;
         dispatcher.abort();
     }

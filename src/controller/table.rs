@@ -79,6 +79,8 @@ pub(super) struct Table {
     leaving: VecDeque<TargetId>,
     coming: VecDeque<TargetId>,
     timers: BTreeSet<(Instant, TargetId)>,
+    /// The version of the empty table, unlike any of another controller: see [`first_version`].
+    begun: Version,
     version: Version,
     gone: VecDeque<(Version, TargetId)>,
 }
@@ -95,6 +97,7 @@ pub(super) struct Concluded {
 
 impl Table {
     pub(super) fn new(rules: Rules) -> Self {
+        let begun = first_version();
         Table {
             rules,
             targets: BTreeMap::new(),
@@ -102,7 +105,8 @@ impl Table {
             leaving: VecDeque::new(),
             coming: VecDeque::new(),
             timers: BTreeSet::new(),
-            version: Version::default(),
+            begun,
+            version: begun,
             gone: VecDeque::new(),
         }
     }
@@ -391,26 +395,43 @@ impl Table {
         self.services.iter()
     }
 
-    #[expect(dead_code, reason = "the stream of changes follows")]
-    /// What changed since `version`, the targets that are gone since, and the version now.
-    pub(super) fn changes(&self, since: Version, now: Instant) -> Changes {
-        let changed = |entry: &&Entry| entry.version > since;
-        Changes {
-            version: self.version,
-            complete: self.gone.len() < MAX_GONE || self.gone[0].0 <= since.next(),
-            targets: self
-                .targets
-                .iter()
-                .filter(|(_, entry)| changed(entry))
-                .map(|(id, entry)| self.view(id, entry, now))
-                .collect(),
-            gone: self
-                .gone
-                .iter()
-                .filter(|(version, _)| *version > since)
-                .map(|(_, id)| id.clone())
-                .collect(),
+    /// What changed after `since`, oldest first and at most `max` of it; with none, or one that is not
+    /// of this table or from before what it has forgotten, everything there is.
+    pub(super) fn changes(&self, since: Option<Version>, max: usize, now: Instant) -> Changes {
+        let told = |since: &Version| self.begun <= *since && *since <= self.version;
+        let (since, complete) = match since.filter(|since| told(since) && self.is_told(*since)) {
+            Some(since) => (since, true),
+            None => (self.begun, false),
+        };
+        let gone = self.gone.iter().filter(|(version, _)| complete && *version > since);
+        let gone = gone.filter(|(_, id)| !self.targets.contains_key(id));
+        let changed = self.targets.iter().filter(|(_, entry)| entry.version > since);
+        let mut latest: Vec<(Version, &TargetId, Option<&Entry>)> = gone
+            .map(|(version, id)| (*version, id, None))
+            .chain(changed.map(|(id, entry)| (entry.version, id, Some(entry))))
+            .collect();
+        let more = latest.len() > max;
+        if more {
+            latest.select_nth_unstable_by_key(max, |(version, ..)| *version);
+            latest.truncate(max);
         }
+        latest.sort_unstable_by_key(|(version, ..)| *version);
+        let last = latest.last().map_or(since, |(version, ..)| *version);
+        let changes = latest.into_iter().map(|(version, id, entry)| match entry {
+            Some(entry) => (version, Change::Target(Box::new(self.view(id, entry, now)))),
+            None => (version, Change::Gone(id.clone())),
+        });
+        Changes {
+            version: if more { last } else { self.version },
+            complete,
+            changes: changes.collect(),
+            more,
+        }
+    }
+
+    /// Whether every target that went after `since` is still known to have gone.
+    fn is_told(&self, since: Version) -> bool {
+        self.gone.len() < MAX_GONE || self.gone[0].0 <= since.next()
     }
 
     /// Every target, ordered by namespace and name.
@@ -472,14 +493,24 @@ struct Others {
 }
 
 /// What changed since a version.
-#[expect(dead_code, reason = "the stream of changes follows")]
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Changes {
+    /// Whoever has seen these has seen everything up to here.
     pub(super) version: Version,
-    /// Whether everything that went since is told; otherwise the follower must begin anew.
+    /// Whether these are all the changes; otherwise the follower must forget what it has seen, and they
+    /// are the whole table.
     pub(super) complete: bool,
-    pub(super) targets: Vec<TargetView>,
-    pub(super) gone: Vec<TargetId>,
+    /// Oldest first.
+    pub(super) changes: Vec<(Version, Change)>,
+    /// Whether there are more than fitted.
+    pub(super) more: bool,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub(super) enum Change {
+    Target(Box<TargetView>),
+    Gone(TargetId),
 }
 
 impl Entry {
@@ -511,4 +542,11 @@ fn member(report: &Report, service: &ServiceName) -> Member {
 fn milliseconds_now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Microseconds since 1970. No table changes a million times a second, so that whoever has followed an
+/// earlier run, or another replica, has not seen a version that this table also has.
+fn first_version() -> Version {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Version(u64::try_from(since.as_micros()).unwrap_or(0))
 }

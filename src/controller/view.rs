@@ -42,7 +42,7 @@ impl fmt::Display for TargetId {
 }
 
 /// Grows with every change of any target; each target has the one of its own last change.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Version(pub(super) u64);
 
 impl Version {

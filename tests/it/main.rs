@@ -16,6 +16,7 @@
 
 mod support;
 
+mod api;
 mod churn;
 mod cli;
 mod closing;

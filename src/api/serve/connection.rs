@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
-use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -11,7 +10,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::{Request, Response};
+use super::patience::Patience;
+use super::{Request, Response, Server};
 
 /// What hyper may buffer of one connection; a request's head must fit. Ours are a few hundred bytes,
 /// a bearer token is at most a few thousand.
@@ -21,7 +21,7 @@ const MAX_BUFFER_BYTES: usize = 16 * 1024;
 /// then the request under way still gets its answer.
 pub(super) async fn serve<H, F>(
     stream: TcpStream,
-    head_timeout: Duration,
+    settings: Server,
     handler: H,
     mut stopped: watch::Receiver<()>,
 ) where
@@ -31,6 +31,7 @@ pub(super) async fn serve<H, F>(
     // Answers are small and whole; waiting for more of them would only be slow. A socket that
     // refuses the option still works.
     let _refused = stream.set_nodelay(true);
+    let stream = Patience::new(stream, settings.write_timeout);
     let service = service_fn(move |request| {
         let answer = handler(request);
         async move { Ok::<_, Infallible>(answer.await) }
@@ -38,7 +39,7 @@ pub(super) async fn serve<H, F>(
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(head_timeout)
+            .header_read_timeout(settings.head_timeout)
             .max_buf_size(MAX_BUFFER_BYTES)
             .serve_connection(TokioIo::new(stream), service)
     );

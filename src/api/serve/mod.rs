@@ -5,6 +5,7 @@
 //! made with the helpers of [`respond`].
 
 mod connection;
+mod patience;
 pub mod respond;
 mod router;
 mod spare;
@@ -37,6 +38,9 @@ pub type Response = hyper::Response<ResponseBody>;
 /// How long a client may take for a request's head, and how long a kept-alive connection may idle.
 /// Far above any honest client's need, and a silent one holds its place for no longer than this.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a client may take nothing of an answer: as long as most middle boxes let a connection be silent.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Connections at once. Probes, scrapes and hooks need a handful, a controller one per pod that
 /// reports at this moment; at 16 KiB of buffer each this bounds the server to about 8 MiB.
@@ -85,13 +89,19 @@ pub enum Error {
 pub struct Server {
     /// How long a client may take for a request's head.
     pub head_timeout: Duration,
+    /// How long a client may take nothing of its answer before its connection is closed.
+    pub write_timeout: Duration,
     /// Connections at once; further ones wait in the kernel's queue until one ends.
     pub max_connections: usize,
 }
 
 impl Default for Server {
     fn default() -> Self {
-        Server { head_timeout: HEAD_TIMEOUT, max_connections: MAX_CONNECTIONS }
+        Server {
+            head_timeout: HEAD_TIMEOUT,
+            write_timeout: WRITE_TIMEOUT,
+            max_connections: MAX_CONNECTIONS,
+        }
     }
 }
 
@@ -212,12 +222,7 @@ where
             next = next => next,
         };
         while connections.try_join_next().is_some() {}
-        let serving = connection::serve(
-            stream,
-            bound.settings.head_timeout,
-            handler.clone(),
-            stopped.clone(),
-        );
+        let serving = connection::serve(stream, bound.settings, handler.clone(), stopped.clone());
         let spare = Arc::clone(&spare);
         connections.spawn(async move {
             serving.await;

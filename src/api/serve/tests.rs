@@ -192,6 +192,7 @@ async fn a_silent_connection_loses_its_place() {
         // Time enough for the second client, which speaks at once.
         head_timeout: Duration::from_millis(200),
         max_connections: 1,
+        ..Server::default()
     };
     let server = start(settings, router());
     let mut silent = TcpStream::connect(server.local_addr()).await.expect("connects");

@@ -22,9 +22,14 @@ impl Reply {
 /// Sends one request and reads the whole answer.
 pub fn request(addr: SocketAddr, method: &str, path: &str) -> io::Result<Reply> {
     let mut stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
     let head = format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
     stream.write_all(head.as_bytes())?;
+    answer(stream)
+}
+
+/// Reads the answer on a connection that the server closes after it.
+pub fn answer(mut stream: TcpStream) -> io::Result<Reply> {
+    stream.set_read_timeout(Some(PATIENCE))?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer
