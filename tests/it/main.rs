@@ -17,6 +17,7 @@
 mod support;
 
 mod api;
+mod balancer_haproxy;
 mod churn;
 mod cli;
 mod closing;

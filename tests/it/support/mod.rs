@@ -1,6 +1,7 @@
 //! What the tests share: the program as a process, its log, its endpoints; peers of every kind.
 
 pub mod application;
+pub mod balancer;
 pub mod churn;
 pub mod crowd;
 pub mod directory;

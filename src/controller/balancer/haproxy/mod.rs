@@ -254,7 +254,12 @@ fn both(one: Outcome, other: Outcome) -> Outcome {
         (Outcome::NotYet(one), Outcome::NotYet(other)) => Outcome::NotYet(one.max(other)),
         (Outcome::NotYet(delay), _) | (_, Outcome::NotYet(delay)) => Outcome::NotYet(delay),
         (Outcome::Applied(one), Outcome::Applied(other)) => Outcome::Applied(Applied {
-            former_weight: one.former_weight.or(other.former_weight),
+            former_weight: match (one.former_weight, other.former_weight) {
+                // One number can't stand for both; HAProxy's own configuration does.
+                (Some(one), Some(other)) if one != other => None,
+                // One of them was at zero since an earlier attempt.
+                (one, other) => one.or(other),
+            },
             sessions: match (one.sessions, other.sessions) {
                 (Some(one), Some(other)) => Some(one + other),
                 (one, other) => one.or(other),

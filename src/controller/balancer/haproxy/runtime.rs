@@ -139,7 +139,7 @@ impl<'a> Session<'a> {
                 return Ok(reply);
             }
             if self.buffer.len() > MAX_REPLY_BYTES {
-                let start = String::from_utf8_lossy(&self.buffer[..80]).into_owned();
+                let start = String::from_utf8_lossy(&self.buffer[..40]).into_owned();
                 return Err(self.nonsense(command, &format!("{start}… without an end")));
             }
             looked_at = (self.buffer.len() + 1).saturating_sub(PROMPT.len());
