@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering;
 
 use crate::support::crowd::alone;
 use crate::support::namespace::inside;
+use crate::support::written_at as at;
 use faults::FAULTS;
-use watch::{Watch, at};
+use watch::Watch;
 use world::{BRIDGE, Controllers, World};
 
 /// A rolling restart of `pods` of three, with nobody in the world who notices. `disturb` may do what it
@@ -62,7 +63,7 @@ fn a_rolling_restart_goes_by_knowledge_and_costs_no_client_anything() {
             let lasted = draining.duration_since(lame_duck).expect("in order");
             assert!(lasted < world::DRAIN_DELAY, "it ended by its delay: {lasted:?}");
             assert!(draining < drained && drained < gone, "deregistered at zero, not before");
-            assert!(gone <= finished.ended_at(), "the process waited for it");
+            assert!(gone <= at(finished.log.last().expect("a line")), "the process waited for it");
 
             // What HAProxy itself shows.
             assert_eq!(seen.states(), ["UP", "DRAIN", "MAINT", "UP"], "{name}");

@@ -5,10 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
-use serde_json::Value;
-
 use crate::support::haproxy::{Haproxy, Looker};
-use crate::support::written_at;
 
 /// One look.
 struct Look {
@@ -85,9 +82,4 @@ impl Seen {
         assert!(look.began <= look.ended);
         look.sessions
     }
-}
-
-/// When a log line was written.
-pub fn at(line: &Value) -> SystemTime {
-    written_at(line)
 }

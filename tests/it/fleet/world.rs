@@ -77,13 +77,16 @@ impl World {
         let haproxy = Haproxy::new(&servers);
         let config = directory.write(
             "controller.yaml",
-            format!("balancer: {{haproxy: {{sockets: ['unix:{}']}}}}\n", haproxy.socket().display()),
+            format!(
+                "balancer: {{haproxy: {{sockets: ['unix:{}']}}}}\n",
+                haproxy.socket().display()
+            ),
         );
         let peers = "http://10.99.0.1:17710,http://10.99.0.1:17711";
         let started: Vec<Ebbtide> = match controllers {
-            Controllers::Two => (0..2)
-                .map(|at| controller(&config, 17710 + at, &["--peer", peers]))
-                .collect(),
+            Controllers::Two => {
+                (0..2).map(|at| controller(&config, 17710 + at, &["--peer", peers])).collect()
+            }
             Controllers::One | Controllers::Behind(_) => vec![controller(&config, 17710, &[])],
         };
         let mut report_to: Vec<String> =
@@ -98,7 +101,8 @@ impl World {
         };
         let pods = (0..PODS)
             .map(|pod| {
-                let namespace = Namespace::on_bridge("fleet", &format!("{}/24", address(pod).ip()), pod);
+                let namespace =
+                    Namespace::on_bridge("fleet", &format!("{}/24", address(pod).ip()), pod);
                 Pod::start(namespace, pod, 0, &report_to[pod % report_to.len()])
             })
             .collect::<Vec<_>>();

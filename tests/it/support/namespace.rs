@@ -49,7 +49,8 @@ impl Namespace {
 
     /// Runs something on a thread in it.
     pub fn enter<T: Send>(&self, test: impl FnOnce() -> T + Send) -> T {
-        let namespace = File::open(format!("/proc/{}/ns/net", self.keeper.id())).expect("a namespace");
+        let namespace =
+            File::open(format!("/proc/{}/ns/net", self.keeper.id())).expect("a namespace");
         let result = std::thread::scope(|scope| {
             let inside = scope.spawn(|| {
                 move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
