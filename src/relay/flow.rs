@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use super::buffers::{Buffer, Size};
 use crate::net::Socket;
-use crate::protocol::{Direction, Step, Tracker};
+use crate::protocol::{Direction, Step, Tracker, Word};
 
 /// Bytes that one direction moves before it lets other connections have their turn.
 const TURN_BYTES: usize = 1024 * 1024;
@@ -58,6 +58,9 @@ pub(super) struct Flow {
     size: Size,
     source_ended: bool,
     ended: bool,
+    /// The farewell in what is pending, and one that the receiver's kernel has taken.
+    pending_word: Option<Word>,
+    written_word: Option<Word>,
 }
 
 impl Flow {
@@ -70,6 +73,8 @@ impl Flow {
             size: Size::Small,
             source_ended: false,
             ended: false,
+            pending_word: None,
+            written_word: None,
         }
     }
 
@@ -81,6 +86,11 @@ impl Flow {
     /// Whether bytes that were read wait for the receiver.
     pub(super) fn is_pending(&self) -> bool {
         self.pending.is_some()
+    }
+
+    /// The farewell that was written to its last byte since this was last asked.
+    pub(super) fn take_word(&mut self) -> Option<Word> {
+        self.written_word.take()
     }
 
     /// Sends a FIN behind what is in flight, and throws away what comes later.
@@ -128,6 +138,7 @@ impl Flow {
             && self.held.is_empty()
             && let Some(farewell) = tracker.interject(self.direction)
         {
+            self.pending_word = tracker.take_word();
             self.put(Buffer::owned(farewell));
             return Poll::Ready(Ok(0));
         }
@@ -218,7 +229,10 @@ impl Flow {
                     rest = left;
                 }
                 Step::Drop(count) => rest = rest.get(count..).unwrap_or_default(),
-                Step::Insert(bytes) => output.extend_from_slice(&bytes),
+                Step::Insert(bytes) => {
+                    output.extend_from_slice(&bytes);
+                    self.pending_word = tracker.take_word().or(self.pending_word);
+                }
                 Step::Hold => {
                     self.held = rest.to_vec();
                     return output;
@@ -243,6 +257,7 @@ impl Flow {
         pending.start += written;
         if pending.start >= pending.end {
             self.pending = None;
+            self.written_word = self.pending_word.take().or(self.written_word);
         }
         Poll::Ready(Ok(0))
     }

@@ -13,7 +13,7 @@ use super::farewell::{Advice, Farewell, IdleClose};
 use super::flow::{Failure, Flow, Progress};
 use crate::net::{Socket, options};
 use crate::protocol::http1::DrainOptions;
-use crate::protocol::{Class, Direction, Events, Tracker, websocket};
+use crate::protocol::{Class, Direction, Events, Tracker, Word, websocket};
 
 /// How often a drain looks whether a client has acknowledged its last answer.
 const DELIVERY_INTERVAL: Duration = Duration::from_millis(5);
@@ -67,6 +67,8 @@ pub trait Observer: Send + Sync {
     fn class(&self, class: Class);
     /// Requests began or responses ended.
     fn events(&self, events: Events);
+    /// The client's kernel was given a farewell to its last byte.
+    fn told(&self, farewell: Word);
     /// What the drain under way asks of the last response.
     fn drain_options(&self) -> DrainOptions;
 }
@@ -175,6 +177,9 @@ impl<'a> Relay<'a> {
     fn tell(&mut self, cx: &mut Context<'_>) {
         if self.tracker.is_blind() && self.class == self.tracker.class() {
             return;
+        }
+        if let Some(farewell) = self.to_client.take_word() {
+            self.observer.told(farewell);
         }
         let events = self.tracker.take_events();
         if !events.is_empty() {
