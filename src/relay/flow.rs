@@ -83,6 +83,11 @@ impl Flow {
         self.ended
     }
 
+    /// Whether bytes that were read wait for more, at the tracker's wish.
+    pub(super) fn is_holding(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Whether bytes that were read wait for the receiver.
     pub(super) fn is_pending(&self) -> bool {
         self.pending.is_some()
@@ -140,6 +145,9 @@ impl Flow {
         {
             self.pending_word = tracker.take_word();
             self.put(Buffer::owned(farewell));
+            return Poll::Ready(Ok(0));
+        }
+        if self.release(tracker) {
             return Poll::Ready(Ok(0));
         }
         if self.source_ended || self.sink == Sink::Closing {
@@ -200,6 +208,26 @@ impl Flow {
             let step = tracker.step(self.direction, &input);
             let output = self.edited(tracker, &input, step);
             self.put(Buffer::owned(output));
+        }
+    }
+
+    /// Makes what is held pending when the tracker does not want it held any more: what the other
+    /// direction said, or an undrain, may have changed its mind.
+    fn release(&mut self, tracker: &mut Tracker) -> bool {
+        if self.held.is_empty() || self.sink == Sink::Discard {
+            return false;
+        }
+        let held = std::mem::take(&mut self.held);
+        match tracker.step(self.direction, &held) {
+            Step::Hold => {
+                self.held = held;
+                false
+            }
+            step => {
+                let output = self.edited(tracker, &held, step);
+                self.put(Buffer::owned(output));
+                true
+            }
         }
     }
 

@@ -167,9 +167,14 @@ impl<'a> Relay<'a> {
                 self.tracker.leave(&farewell);
             }
             Class::Http => {}
-            Class::Idle | Class::HealthCheck | Class::Upgraded | Class::Tcp | Class::Opaque(_) => {
-                self.to_client.close();
+            // A request that crosses the FIN must not reach an application that can't answer it.
+            Class::Idle | Class::HealthCheck => {
+                if self.tracker.is_safe_point() {
+                    self.to_client.close();
+                    self.to_upstream.close();
+                }
             }
+            Class::Upgraded | Class::Tcp | Class::Opaque(_) => self.to_client.close(),
         }
     }
 
@@ -189,6 +194,10 @@ impl<'a> Relay<'a> {
         if class != self.class {
             self.class = class;
             self.observer.class(class);
+            if self.to_upstream.is_holding() || self.to_client.is_holding() {
+                // Half a head may be held for an edit that is not to come any more.
+                cx.waker().wake_by_ref();
+            }
             if self.obeyed >= Order::Leave {
                 // It became a WebSocket, or idle, only after it was asked.
                 self.leave();
