@@ -72,16 +72,17 @@ fn is_in_head(before: &[u8]) -> bool {
 /// A WebSocket: our Close at the end of a frame, and nothing after it.
 fn websocket(from: Direction, says: &[u8], got: &[u8]) -> Option<usize> {
     let close = [&1001_u16.to_be_bytes()[..], REASON.as_bytes()].concat();
+    let length = u8::try_from(close.len()).ok()?;
     let (before, is_ours) = match from {
         Direction::FromUpstream => {
             let (before, frame) = got.split_at_checked(got.len().checked_sub(2 + close.len())?)?;
-            (before, frame.starts_with(&[0x88, close.len() as u8]) && frame.ends_with(&close))
+            (before, frame.starts_with(&[0x88, length]) && frame.ends_with(&close))
         }
         Direction::FromClient => {
             let (before, frame) = got.split_at_checked(got.len().checked_sub(6 + close.len())?)?;
             let mask = frame.get(2..6)?.iter().cycle();
             let plain: Vec<u8> = frame[6..].iter().zip(mask).map(|(a, b)| a ^ b).collect();
-            (before, frame.starts_with(&[0x88, 0x80 | close.len() as u8]) && plain == close)
+            (before, frame.starts_with(&[0x88, 0x80 | length]) && plain == close)
         }
     };
     let said = lines(from, says, before).filter(|_| is_ours)?;

@@ -158,9 +158,10 @@ async fn connection(setting: &Setting, mut acts: &[u8]) {
     let drain_options = DrainOptions::default();
     let watcher = Watcher {
         class: Mutex::new(tracker.class()),
-        drain_options: match setting.drain_deadline {
-            true => drain_options.with_drain_deadline("Thu, 01 Jan 1970 00:00:00 GMT"),
-            false => drain_options,
+        drain_options: if setting.drain_deadline {
+            drain_options.with_drain_deadline("Thu, 01 Jan 1970 00:00:00 GMT")
+        } else {
+            drain_options
         },
     };
     let manners = &setting.manners;

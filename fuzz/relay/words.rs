@@ -109,9 +109,9 @@ pub fn stream(frame: &[u8]) -> Option<u32> {
 
 /// A WebSocket message that fits in one short frame.
 pub fn message(which: u8, is_masked: bool) -> Vec<u8> {
-    let payload = vec![which; usize::from(which % 100)];
+    let length = which % 100;
+    let payload = vec![which; usize::from(length)];
     let opcode = if which.is_multiple_of(2) { 0x82 } else { 0x81 };
-    let length = payload.len() as u8; // under 100
     if !is_masked {
         return [&[opcode, length], &payload[..]].concat();
     }
