@@ -88,7 +88,7 @@ impl Peer {
     }
 
     /// One whose first line is its port.
-    fn server(command: Command) -> Self {
+    pub fn server(command: Command) -> Self {
         let mut peer = Self::start(command);
         peer.upstream = format!("127.0.0.1:{}", peer.line());
         peer
