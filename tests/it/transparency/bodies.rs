@@ -43,7 +43,7 @@ fn write_block(block: &mut [u8], number: usize) {
 }
 
 fn first_block() -> Vec<u8> {
-    (0..BLOCK_BYTES).map(|index| (index * 31 >> 3) as u8).collect()
+    (0..BLOCK_BYTES).map(|index| ((index * 31) >> 3) as u8).collect()
 }
 
 fn curl(args: &[&str]) -> Command {
