@@ -448,7 +448,7 @@ fn a_socket_of_something_else_is_told_apart() {
     for (addr, kind, words) in [
         (http, ErrorKind::Refused, ["400 Bad Request", "stats socket"]),
         (endless, ErrorKind::Refused, ["without an end", "stats socket"]),
-        (silent, ErrorKind::Unreachable, ["closed", "tcp:"]),
+        (silent, ErrorKind::Unreachable, ["connection broke", "tcp:"]),
     ] {
         let driven =
             Driven::new(&format!("haproxy: {{ sockets: [\"tcp:{addr}\"], timeout: 30s }}"));
