@@ -76,7 +76,13 @@ impl Config {
             client::Error::NoRoots { .. } => {
                 wrong("ca", "name a PEM file: this system has no root certificates".to_owned())
             }
-            _ => wrong("ca", format!("this takes a PEM file of certificates: {}", root(&error))),
+            client::Error::Ca { path, source } => {
+                wrong("ca", format!("{} is no PEM file of certificates: {source}", path.display()))
+            }
+            client::Error::EmptyCa { path } => {
+                wrong("ca", format!("there is no certificate in {}", path.display()))
+            }
+            _ => wrong("ca", error.to_string()),
         })?;
         let timeout = match self.timeout.as_deref().map(humantime::parse_duration) {
             None => TIMEOUT,
