@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -107,14 +107,10 @@ impl Haproxy {
         self.stat("pods", server, "status")
     }
 
-    /// What the table of statistics says of a server; its columns are named in the first line.
+    /// What the table of statistics says of a server.
     pub fn stat(&self, backend: &str, server: &str, column: &str) -> String {
-        let table = self.tell("show stat");
-        let mut rows = table.trim_start_matches("# ").lines().map(|row| row.split(','));
-        let column = rows.next().and_then(|mut names| names.position(|name| name == column));
-        let row = rows.find(|row| row.clone().take(2).eq([backend, server]));
-        let value = row.zip(column).and_then(|(mut row, column)| row.nth(column));
-        value.unwrap_or_else(|| panic!("no {backend}/{server} in {table}")).to_owned()
+        let [value] = self.looker().stats(backend, server, [column]);
+        value
     }
 
     /// Whether it has a server.
@@ -123,13 +119,71 @@ impl Haproxy {
         table.lines().any(|row| row.split(',').take(2).eq([backend, server]))
     }
 
+    /// Waits until the checks of all of them succeed.
+    pub fn until_up(&self, servers: &[String]) {
+        let deadline = Instant::now() + PATIENCE;
+        while servers.iter().any(|server| self.status(server) != "UP") {
+            assert!(Instant::now() < deadline, "{}", self.tell("show stat"));
+            std::thread::yield_now();
+        }
+    }
+
+    /// The socket that it takes commands on.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Takes that socket away, as a host that is restarted does.
+    pub fn hide_socket(&self) {
+        std::fs::rename(&self.socket, self.socket.with_extension("away")).expect("renamed");
+    }
+
+    /// Gives it back.
+    pub fn show_socket(&self) {
+        std::fs::rename(self.socket.with_extension("away"), &self.socket).expect("renamed");
+    }
+
+    /// Reads its statistics, also from another thread.
+    pub fn looker(&self) -> Looker {
+        Looker(self.socket.with_file_name("operator"))
+    }
+
     /// Gives a command and reads all of the reply.
     pub fn tell(&self, line: &str) -> String {
-        let mut stream = UnixStream::connect(&self.socket).expect("the runtime socket");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-        writeln!(stream, "{line}").expect("told");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        answer
+        tell(&self.socket, line)
     }
+}
+
+/// Reads the statistics, by a socket that nobody takes away.
+#[derive(Clone)]
+pub struct Looker(PathBuf);
+
+impl Looker {
+    /// What the table says of a server at one moment; its columns are named in the first line.
+    pub fn stats<const N: usize>(
+        &self,
+        backend: &str,
+        server: &str,
+        columns: [&str; N],
+    ) -> [String; N] {
+        let table = tell(&self.0, "show stat");
+        let mut rows = table.trim_start_matches("# ").lines().map(|row| row.split(','));
+        let names: Vec<&str> = rows.next().into_iter().flatten().collect();
+        let row = rows.find(|row| row.clone().take(2).eq([backend, server]));
+        let values: Vec<&str> = row.into_iter().flatten().collect();
+        columns.map(|column| {
+            let at = names.iter().position(|name| *name == column);
+            let value = at.and_then(|at| values.get(at));
+            (*value.unwrap_or_else(|| panic!("no {backend}/{server} in {table}"))).to_owned()
+        })
+    }
+}
+
+fn tell(socket: &Path, line: &str) -> String {
+    let mut stream = UnixStream::connect(socket).expect("the runtime socket");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    writeln!(stream, "{line}").expect("told");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
 }

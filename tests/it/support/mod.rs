@@ -10,6 +10,7 @@ pub mod h2;
 pub mod haproxy;
 pub mod http;
 pub mod http1;
+pub mod meetings;
 pub mod namespace;
 pub mod nginx;
 pub mod peers;
