@@ -65,7 +65,7 @@ impl Scene {
 
     fn with(scheme: &str, directory: Directory) -> Self {
         let certificate = match scheme {
-            "https" => format!("{:?}", directory.path().join("server.pem")),
+            "https" => format!("\"{}\"", directory.path().join("server.pem").display()),
             _ => "None".to_owned(),
         };
         let script = format!("SECRET = b{SECRET:?}\nCERTIFICATE = {certificate}\n{RECEIVER}");
@@ -96,7 +96,7 @@ impl Scene {
 }
 
 fn encoded(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    text.bytes().fold(String::new(), |all, byte| all + &format!("%{byte:02X}"))
 }
 
 fn pod() -> Member {
