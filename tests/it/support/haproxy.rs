@@ -18,7 +18,6 @@ pub struct Haproxy {
     socket: PathBuf,
     process: Peer,
     /// Kept for as long as it runs, unless the test has it.
-    #[expect(dead_code, reason = "it is there to be dropped")]
     directory: Option<Directory>,
 }
 
