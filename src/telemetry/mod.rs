@@ -2,6 +2,7 @@
 
 mod logs;
 mod metrics;
+mod requests;
 
 pub use logs::{Log, LogFormat, init};
 pub use metrics::{Levels, Metrics};
