@@ -1,6 +1,5 @@
 //! What a relay tells about its connection: its class, its requests, and whether it blocks a drain.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use super::serve::Serving;
@@ -15,31 +14,31 @@ pub(super) struct Watcher<'a> {
     serving: &'a Serving,
     entry: &'a Entry,
     /// Held while the connection keeps a drain from ending. A new connection does until its first
-    /// bytes say otherwise: its request may be on its way.
-    guard: Mutex<Option<Guard>>,
+    /// bytes say otherwise: its request may be on its way. A health check has none.
+    guard: Option<Guard>,
     /// When the request in flight had been read.
-    asked: Mutex<Option<Instant>>,
+    asked: Option<Instant>,
 }
 
 impl<'a> Watcher<'a> {
     pub(super) fn new(serving: &'a Serving, entry: &'a Entry, guard: Option<Guard>) -> Self {
-        Watcher { serving, entry, guard: Mutex::new(guard), asked: Mutex::new(None) }
+        Watcher { serving, entry, guard, asked: None }
     }
 
     /// The guard, for whoever ends the connection.
     pub(super) fn into_guard(self) -> Option<Guard> {
-        self.guard.into_inner().unwrap_or_else(PoisonError::into_inner)
+        self.guard
     }
 }
 
 impl Observer for Watcher<'_> {
-    fn first_byte(&self) {
+    fn first_byte(&mut self) {
         if self.entry.class() != Class::HealthCheck {
             self.serving.drain.arrival();
         }
     }
 
-    fn class(&self, class: Class) {
+    fn class(&mut self, class: Class) {
         if self.entry.is_health_check {
             return;
         }
@@ -47,25 +46,24 @@ impl Observer for Watcher<'_> {
         if let Some(surprise) = class.surprise() {
             self.serving.metrics.opaque(surprise.name());
         }
-        let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
-        match (class.excluded(), guard.is_some()) {
-            (Some(_), true) => drop(guard.take()),
-            (None, false) => *guard = Some(self.serving.drain.guard()),
+        let guard = self.guard.get_or_insert_with(|| self.serving.drain.guard());
+        match (class.excluded(), guard.is_held()) {
+            (Some(_), true) => guard.release(),
+            (None, false) => guard.hold(),
             _ => return,
         }
         self.serving.table.note_change();
     }
 
-    fn events(&self, events: Events) {
+    fn events(&mut self, events: Events) {
         let metrics = &self.serving.metrics;
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         if events.requests_begun > 0 {
             metrics.requests(events.requests_begun);
-            *asked = (events.requests_begun == 1 && asked.is_none()).then(Instant::now);
+            self.asked = (events.requests_begun == 1 && self.asked.is_none()).then(Instant::now);
         }
         if events.responses_ended != [0; 5] {
             metrics.responses(events.responses_ended);
-            if let Some(at) = asked.take() {
+            if let Some(at) = self.asked.take() {
                 metrics.request_took(at.elapsed());
             }
         }

@@ -95,8 +95,9 @@ impl Serving {
     /// The whole of a connection's task.
     async fn carry(self: Arc<Self>, connection: Connection, upstream: Arc<Upstream>) {
         let Connection { accepted, registered, tracker, guard, permit } = connection;
-        let watcher = Watcher::new(&self, &registered.entry, guard);
-        let outcome = self.serve(accepted, &registered.entry, &upstream, tracker, &watcher).await;
+        let mut watcher = Watcher::new(&self, &registered.entry, guard);
+        let outcome =
+            self.serve(accepted, &registered.entry, &upstream, tracker, &mut watcher).await;
         let guard = watcher.into_guard();
         self.record(&registered.entry, &outcome);
         drop(registered);
@@ -111,7 +112,7 @@ impl Serving {
         entry: &Entry,
         upstream: &Upstream,
         tracker: Tracker,
-        watcher: &Watcher<'_>,
+        watcher: &mut Watcher<'_>,
     ) -> Outcome {
         let client = match Socket::new(accepted.fd) {
             Ok(client) => client,

@@ -1,5 +1,8 @@
 //! Every target, in bounded memory: the last report of each, and what is done about it.
 
+mod looks;
+mod orders;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,6 +18,9 @@ use super::service::{Census, ServiceName, Share};
 use super::view::{TargetId, TargetView, Version};
 use crate::api::report::{Answer, Directive, Report};
 use crate::drain::Phase;
+
+pub(super) use looks::{Change, Changes};
+pub(super) use orders::Concluded;
 
 /// A deregistered target that has been silent for this long is forgotten; any silent one, to make room.
 pub(super) const FORGET_AFTER: Duration = Duration::from_secs(600);
@@ -75,6 +81,7 @@ pub(super) struct Entry {
     predecessor: Option<TargetId>,
 }
 
+/// Every target.
 #[derive(Debug)]
 pub(super) struct Table {
     rules: Rules,
@@ -90,16 +97,6 @@ pub(super) struct Table {
     begun: Version,
     version: Version,
     gone: VecDeque<(Version, TargetId)>,
-}
-
-/// What a conclusion was about, for logs and metrics.
-#[derive(Debug)]
-pub(super) struct Concluded {
-    pub(super) report: Report,
-    /// From the order for weight zero to its confirmation.
-    pub(super) acknowledged_after: Option<Duration>,
-    /// Whether the same failure was logged already.
-    pub(super) repeated: bool,
 }
 
 impl Table {
@@ -278,143 +275,6 @@ impl Table {
         }
     }
 
-    /// Puts the target in the queue if an order is due, or sets its timer.
-    fn queue(&mut self, id: &TargetId, now: Instant) {
-        let Some(entry) = self.targets.get(id) else {
-            return;
-        };
-        if self.is_muted(entry) {
-            return;
-        }
-        let fleet = self.fleet(&entry.service);
-        let due = entry.target.order(fleet, now);
-        if let Some(at) = entry.target.resumes_at(fleet, now) {
-            self.timers.insert((at, id.clone()));
-        }
-        let Some(action) = due else {
-            return;
-        };
-        let Some(entry) = self.targets.get_mut(id).filter(|entry| !entry.queued) else {
-            return;
-        };
-        entry.queued = true;
-        match action {
-            Action::Register => self.coming.push_back(id.clone()),
-            Action::WeightZero | Action::Deregister => self.leaving.push_back(id.clone()),
-        }
-    }
-
-    /// The orders to be given now, at most `max`; they count as given.
-    pub(super) fn take_orders(&mut self, max: usize, now: Instant) -> Vec<(TargetId, Order)> {
-        self.ring(now);
-        let mut orders = Vec::new();
-        while orders.len() < max {
-            let Some(id) = self.leaving.pop_front().or_else(|| self.coming.pop_front()) else {
-                break;
-            };
-            orders.extend(self.take_order(&id, now).map(|order| (id, order)));
-        }
-        orders
-    }
-
-    fn take_order(&mut self, id: &TargetId, now: Instant) -> Option<Order> {
-        let entry = self.targets.get(id)?;
-        let (service, is_muted) = (entry.service.clone(), self.is_muted(entry));
-        let fleet = self.fleet(&service);
-        let entry = self.targets.get_mut(id)?;
-        entry.queued = false;
-        if is_muted {
-            return None;
-        }
-        // What was due when it was queued may have changed since.
-        let action = entry.target.order(fleet, now)?;
-        entry.target.begin(action);
-        if action == Action::WeightZero {
-            entry.ordered_at.get_or_insert(now);
-        }
-        entry.issued_at = milliseconds_now().max(entry.issued_at + 1);
-        Some(Order {
-            action,
-            member: member(&entry.report, &service),
-            former_weight: entry.target.former_weight(),
-            issued_at: entry.issued_at,
-        })
-    }
-
-    /// Queues the targets whose pause is over.
-    fn ring(&mut self, now: Instant) {
-        while let Some((at, id)) = self.timers.pop_first() {
-            if at > now {
-                self.timers.insert((at, id));
-                return;
-            }
-            self.queue(&id, now);
-        }
-    }
-
-    /// When the next pause is over.
-    pub(super) fn next_timer(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
-    }
-
-    /// How many orders wait to be given.
-    pub(super) fn queued(&self) -> usize {
-        self.leaving.len() + self.coming.len()
-    }
-
-    /// What became of an order that was taken.
-    pub(super) fn conclude(
-        &mut self,
-        id: &TargetId,
-        outcome: Outcome,
-        now: Instant,
-    ) -> Option<Concluded> {
-        let entry = self.targets.get_mut(id)?;
-        let mut acknowledged_after = None;
-        let mut repeated = false;
-        match &outcome {
-            Outcome::Applied(applied) => {
-                entry.sessions = applied.sessions;
-                acknowledged_after = entry.ordered_at.take().map(|at| now.duration_since(at));
-            }
-            Outcome::Failed(error) => {
-                let same = entry.target.trouble().filter(|trouble| trouble.error == *error);
-                repeated = same.is_some();
-            }
-            Outcome::NotYet(_) => {}
-        }
-        entry.target.conclude(outcome, now, fastrand::f64());
-        if let Some(waiting) = entry.waiting.take() {
-            waiting.notify_waiters();
-        }
-        let report = entry.report.clone();
-        if entry.superseded {
-            self.forget(id);
-            self.queue_heirs(id, now);
-        } else {
-            self.touch(id);
-            self.queue(id, now);
-        }
-        Some(Concluded { report, acknowledged_after, repeated })
-    }
-
-    /// Queues those that waited for a target's last order.
-    fn queue_heirs(&mut self, predecessor: &TargetId, now: Instant) {
-        let is_heir = |entry: &Entry| entry.predecessor.as_ref() == Some(predecessor);
-        let heirs = self.targets.iter().filter(|(_, entry)| is_heir(entry));
-        let heirs: Vec<TargetId> = heirs.map(|(id, _)| id.clone()).collect();
-        for id in heirs {
-            self.queue(&id, now);
-        }
-    }
-
-    /// Told when the order that is under way or queued for the target has ended; none when there is none.
-    pub(super) fn waiting_for(&mut self, id: &TargetId) -> Option<Arc<Notify>> {
-        let entry = self.targets.get_mut(id)?;
-        let busy = entry.queued || entry.target.under_way().is_some();
-        busy.then(|| Arc::clone(entry.waiting.get_or_insert_default()))
-    }
-
     /// What the target's proxy is answered.
     pub(super) fn answer(&self, id: &TargetId, now: Instant) -> Option<Answer> {
         self.targets.get(id).map(|entry| entry.target.answer(now))
@@ -472,65 +332,6 @@ impl Table {
         services
     }
 
-    /// Every service as the last sweep counted it.
-    pub(super) fn services(&self) -> impl Iterator<Item = (&ServiceName, &Census)> {
-        self.services.iter()
-    }
-
-    /// What changed after `since`, oldest first and at most `max` of it; with none, or one that is not
-    /// of this table or from before what it has forgotten, everything there is.
-    pub(super) fn changes(&self, since: Option<Version>, max: usize, now: Instant) -> Changes {
-        let told = |since: &Version| self.begun <= *since && *since <= self.version;
-        let (since, complete) = match since.filter(|since| told(since) && self.is_told(*since)) {
-            Some(since) => (since, true),
-            None => (self.begun, false),
-        };
-        let gone = self.gone.iter().filter(|(version, _)| complete && *version > since);
-        let gone = gone.filter(|(_, id)| !self.targets.contains_key(id));
-        let changed = self.targets.iter().filter(|(_, entry)| entry.version > since);
-        let mut latest: Vec<(Version, &TargetId, Option<&Entry>)> = gone
-            .map(|(version, id)| (*version, id, None))
-            .chain(changed.map(|(id, entry)| (entry.version, id, Some(entry))))
-            .collect();
-        let more = latest.len() > max;
-        if more {
-            latest.select_nth_unstable_by_key(max, |(version, ..)| *version);
-            latest.truncate(max);
-        }
-        latest.sort_unstable_by_key(|(version, ..)| *version);
-        let last = latest.last().map_or(since, |(version, ..)| *version);
-        let changes = latest.into_iter().map(|(version, id, entry)| match entry {
-            Some(entry) => (version, Change::Target(Box::new(self.view(id, entry, now)))),
-            None => (version, Change::Gone(id.clone())),
-        });
-        Changes {
-            version: if more { last } else { self.version },
-            complete,
-            changes: changes.collect(),
-            more,
-        }
-    }
-
-    /// Whether every target that went after `since` is still known to have gone.
-    fn is_told(&self, since: Version) -> bool {
-        self.gone.len() < MAX_GONE || self.gone[0].0 <= since.next()
-    }
-
-    /// Every target, ordered by namespace and name.
-    pub(super) fn list(&self, now: Instant) -> Vec<TargetView> {
-        self.targets.iter().map(|(id, entry)| self.view(id, entry, now)).collect()
-    }
-
-    /// One target.
-    pub(super) fn get(&self, id: &str, now: Instant) -> Option<TargetView> {
-        let (id, entry) = self.targets.get_key_value(id)?;
-        Some(self.view(id, entry, now))
-    }
-
-    fn view(&self, id: &TargetId, entry: &Entry, now: Instant) -> TargetView {
-        TargetView::of(id, entry, &entry.service, self.fleet(&entry.service), now)
-    }
-
     /// Asks a target to drain or to serve again, in its next answers.
     pub(super) fn wish(
         &mut self,
@@ -574,27 +375,6 @@ struct Others {
     draining: usize,
 }
 
-/// What changed since a version.
-#[derive(Debug)]
-pub(super) struct Changes {
-    /// Whoever has seen these has seen everything up to here.
-    pub(super) version: Version,
-    /// Whether these are all the changes; otherwise the follower must forget what it has seen, and they
-    /// are the whole table.
-    pub(super) complete: bool,
-    /// Oldest first.
-    pub(super) changes: Vec<(Version, Change)>,
-    /// Whether there are more than fitted.
-    pub(super) more: bool,
-}
-
-/// One of them.
-#[derive(Debug)]
-pub(super) enum Change {
-    Target(Box<TargetView>),
-    Gone(TargetId),
-}
-
 impl Entry {
     /// Whether the balancer has forgotten it, so that nothing is lost when we do.
     fn is_done_with(&self) -> bool {
@@ -621,10 +401,6 @@ fn member(report: &Report, service: &ServiceName) -> Member {
     }
 }
 
-fn milliseconds_now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
 
 /// Microseconds since 1970. No table changes a million times a second, so that whoever has followed an
 /// earlier run, or another replica, has not seen a version that this table also has.

@@ -111,13 +111,12 @@ impl Drain {
         }
     }
 
-    /// A guard for one connection that keeps the drain from ending until it is dropped.
+    /// A guard for one connection that keeps the drain from ending until it is released or dropped.
     #[must_use]
     pub fn guard(&self) -> Guard {
-        if self.0.blocking.fetch_add(1, Ordering::AcqRel) == 0 {
-            self.crossed_zero();
-        }
-        Guard(self.clone())
+        let mut guard = Guard { drain: self.clone(), held: false };
+        guard.hold();
+        guard
     }
 
     /// A door that new connections come through: open until [`Door::shut`].
@@ -218,15 +217,44 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// Keeps the drain from ending. One a connection, dropped last.
+/// Keeps the drain from ending while it is held. One a connection, dropped last.
 #[derive(Debug)]
-pub struct Guard(Drain);
+pub struct Guard {
+    drain: Drain,
+    held: bool,
+}
+
+impl Guard {
+    /// Whether it keeps the drain from ending.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// Something is in flight again.
+    pub fn hold(&mut self) {
+        let drain = &self.drain;
+        if !std::mem::replace(&mut self.held, true)
+            && drain.0.blocking.fetch_add(1, Ordering::AcqRel) == 0
+        {
+            drain.crossed_zero();
+        }
+    }
+
+    /// Nothing is in flight: the drain may end.
+    pub fn release(&mut self) {
+        let drain = &self.drain;
+        if std::mem::replace(&mut self.held, false)
+            && drain.0.blocking.fetch_sub(1, Ordering::AcqRel) == 1
+        {
+            drain.crossed_zero();
+        }
+    }
+}
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.0.0.blocking.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.crossed_zero();
-        }
+        self.release();
     }
 }
 
@@ -306,6 +334,25 @@ mod tests {
         drop(guard);
         reaches(&drain, Phase::Drained).await;
         assert_eq!(now() - start, Duration::from_secs(92));
+    }
+
+    #[test]
+    fn a_guard_counts_once_however_often_it_is_held_or_released() {
+        let drain = Drain::new(quick());
+        let mut guard = drain.guard();
+        let other = drain.guard();
+        for _ in 0..2 {
+            guard.hold();
+            assert_eq!((drain.blocking(), guard.is_held()), (2, true));
+        }
+        for _ in 0..2 {
+            guard.release();
+            assert_eq!((drain.blocking(), guard.is_held()), (1, false));
+        }
+        drop(guard);
+        assert_eq!(drain.blocking(), 1);
+        drop(other);
+        assert_eq!(drain.blocking(), 0);
     }
 
     #[tokio::test(start_paused = true)]

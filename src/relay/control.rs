@@ -1,12 +1,12 @@
 //! What the rest of the process sees of a relay, and how it is told to leave.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
 use atomic_waker::AtomicWaker;
 
-use crate::protocol::{Class, Direction};
+use crate::protocol::{Class, Direction, Surprise};
 
 /// What a relay is asked to do. Each order goes further than the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,8 +39,10 @@ impl Order {
 /// The shared face of one relay: what it carries, its byte counts, and the order it is under.
 #[derive(Debug)]
 pub struct Control {
-    /// Locked when it changes and when somebody looks, both of which are rare beside bytes moving.
-    class: Mutex<Class>,
+    /// What it carries, in one word: it changes twice in each exchange.
+    class: AtomicU64,
+    /// What surprised, said once: a connection that is opaque stays so.
+    surprise: OnceLock<Surprise>,
     order: AtomicU8,
     waker: AtomicWaker,
     from_client: AtomicU64,
@@ -51,24 +53,55 @@ impl Control {
     /// A relay that has not begun.
     #[must_use]
     pub fn new(class: Class) -> Self {
-        Control {
-            class: Mutex::new(class),
+        let control = Control {
+            class: AtomicU64::new(0),
+            surprise: OnceLock::new(),
             order: AtomicU8::new(Order::Serve as u8),
             waker: AtomicWaker::new(),
             from_client: AtomicU64::new(0),
             from_upstream: AtomicU64::new(0),
-        }
+        };
+        control.set_class(class);
+        control
     }
 
     /// What the connection is being used for.
     #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a word's lower half fits into half a word"
+    )]
     pub fn class(&self) -> Class {
-        *self.class.lock().unwrap_or_else(PoisonError::into_inner)
+        let word = self.class.load(Ordering::Acquire);
+        match word >> 32 {
+            0 => Class::Http,
+            1 => Class::Idle,
+            2 => Class::HealthCheck,
+            3 => Class::WebSocket,
+            4 => Class::Upgraded,
+            5 => Class::Http2 { open_streams: (word & u64::from(u32::MAX)) as u32 },
+            6 => Class::Tcp,
+            _ => Class::Opaque(*self.surprise.get().unwrap_or(&Surprise::UnknownProtocol)),
+        }
     }
 
     /// What the connection is being used for from now on.
     pub fn set_class(&self, class: Class) {
-        *self.class.lock().unwrap_or_else(PoisonError::into_inner) = class;
+        let (kind, open_streams) = match class {
+            Class::Http => (0, 0),
+            Class::Idle => (1, 0),
+            Class::HealthCheck => (2, 0),
+            Class::WebSocket => (3, 0),
+            Class::Upgraded => (4, 0),
+            Class::Http2 { open_streams } => (5, open_streams),
+            Class::Tcp => (6, 0),
+            Class::Opaque(surprise) => {
+                // Before the word that sends others here; the first one stays.
+                let _ = self.surprise.set(surprise);
+                (7, 0)
+            }
+        };
+        self.class.store(kind << 32 | u64::from(open_streams), Ordering::Release);
     }
 
     /// Gives an order. A relay that is leaving can't be called back: orders from [`Order::Leave`]
@@ -130,6 +163,27 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_class_is_told_as_it_was_said() {
+        let control = Control::new(Class::Tcp);
+        let last = Class::Opaque(Surprise::Tls);
+        for class in [
+            Class::Http,
+            Class::Idle,
+            Class::HealthCheck,
+            Class::WebSocket,
+            Class::Upgraded,
+            Class::Http2 { open_streams: 0 },
+            Class::Http2 { open_streams: u32::MAX },
+            Class::Tcp,
+            last,
+        ] {
+            control.set_class(class);
+            assert_eq!(control.class(), class);
+        }
+        assert_eq!(Control::new(last).class(), last);
+    }
 
     #[test]
     fn a_relay_that_is_leaving_can_not_be_called_back() {

@@ -60,13 +60,13 @@ pub struct Manners {
 }
 
 /// Told what happens in a relay.
-pub trait Observer: Send + Sync {
+pub trait Observer: Send {
     /// The client has sent its first byte: only then is a connection more than a probe.
-    fn first_byte(&self);
+    fn first_byte(&mut self);
     /// The connection is being used for something else now.
-    fn class(&self, class: Class);
+    fn class(&mut self, class: Class);
     /// Requests began or responses ended.
-    fn events(&self, events: Events);
+    fn events(&mut self, events: Events);
     /// The client's kernel was given a farewell to its last byte.
     fn told(&self, farewell: Word);
     /// What the drain under way asks of the last response.
@@ -79,7 +79,7 @@ pub struct Relay<'a> {
     upstream: &'a Socket,
     control: &'a Control,
     manners: &'a Manners,
-    observer: &'a dyn Observer,
+    observer: &'a mut dyn Observer,
     tracker: Tracker,
     class: Class,
     to_upstream: Flow,
@@ -104,7 +104,7 @@ impl<'a> Relay<'a> {
         control: &'a Control,
         tracker: Tracker,
         manners: &'a Manners,
-        observer: &'a dyn Observer,
+        observer: &'a mut dyn Observer,
     ) -> Self {
         Relay {
             client,

@@ -5,6 +5,7 @@
 
 #![expect(clippy::disallowed_macros, reason = "the one file where metrics get their names")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{
@@ -13,6 +14,7 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
+use super::requests::Requests;
 use crate::drain::Phase;
 
 const CONNECTIONS_ACTIVE: &str = "ebbtide_connections_active";
@@ -53,18 +55,21 @@ const FROM_ZERO: [(&str, &str, &[&str]); 5] = [
     (UPSTREAM_FAILURES, "reason", &["timeout", "not_there", "name", "other"]),
 ];
 
+/// Classes of status, in their order.
+const STATUSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+const REQUEST_DURATION_HELP: &str =
+    "From the end of a request's head to the end of its response; pipelined ones are not timed.";
+
 /// How a drain makes a connection leave; of these, too, there are 0 from the start.
 const FORCED_REASONS: [&str; 3] = ["asked", "closed", "reset"];
 
 /// From a probe to a day-long stream.
 const AGE_BUCKETS: [f64; 9] = [0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 3600.0, 14_400.0, 86_400.0];
-/// From a cache's answer to a long poll's.
-const REQUEST_BUCKETS: [f64; 11] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0];
 /// features §5.6.
 const DRAIN_BUCKETS: [f64; 8] = [1.0, 5.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 7200.0];
 
-/// Between two foldings of the histograms: at 60,000 requests a second, half a megabyte of samples.
+/// Between two foldings of the histograms, which keep every connection's age until then.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is read at the moment of a scrape, rather than counted as it happens.
@@ -99,9 +104,7 @@ pub struct Metrics {
     queue_aborted: Counter,
     accept_paused: Counter,
     drain_duration: Histogram,
-    requests: Counter,
-    responses: [Counter; 5],
-    request_duration: Histogram,
+    requests: Arc<Requests>,
     refused_requests: Counter,
 }
 
@@ -121,7 +124,6 @@ impl Metrics {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Full(CONNECTION_AGE.into()), &AGE_BUCKETS)?
             .set_buckets_for_metric(Matcher::Full(DRAIN_DURATION.into()), &DRAIN_BUCKETS)?
-            .set_buckets_for_metric(Matcher::Full(REQUEST_DURATION.into()), &REQUEST_BUCKETS)?
             .build_recorder();
         let exporter = recorder.handle();
         // A second install in one process (tests) keeps the first recorder.
@@ -138,10 +140,7 @@ impl Metrics {
             queue_aborted: counter!(QUEUE_ABORTED),
             accept_paused: counter!(ACCEPT_PAUSED),
             drain_duration: histogram!(DRAIN_DURATION),
-            requests: counter!(REQUESTS),
-            responses: ["1xx", "2xx", "3xx", "4xx", "5xx"]
-                .map(|status| counter!(RESPONSES, "status" => status)),
-            request_duration: histogram!(REQUEST_DURATION),
+            requests: Arc::default(),
             refused_requests: counter!(REFUSED_REQUESTS),
         })
     }
@@ -154,21 +153,17 @@ impl Metrics {
 
     /// Requests whose heads have passed.
     pub fn requests(&self, begun: u32) {
-        self.requests.increment(u64::from(begun));
+        self.requests.begin(begun);
     }
 
     /// Responses that have passed, by class of status.
     pub fn responses(&self, ended: [u32; 5]) {
-        for (counter, ended) in self.responses.iter().zip(ended) {
-            if ended > 0 {
-                counter.increment(u64::from(ended));
-            }
-        }
+        self.requests.end(ended);
     }
 
     /// From the end of a request's head to the end of its response.
     pub fn request_took(&self, took: Duration) {
-        self.request_duration.record(took.as_secs_f64());
+        self.requests.time(took);
     }
 
     /// A client sent a request after it was told that the connection ends.
@@ -271,8 +266,14 @@ impl Metrics {
         if let Some(age) = levels.report_age {
             gauge!(REPORT_AGE).set(age.as_secs_f64());
         }
+        counter!(REQUESTS).absolute(self.requests.begun());
+        for (status, ended) in STATUSES.into_iter().zip(self.requests.ended()) {
+            counter!(RESPONSES, "status" => status).absolute(ended);
+        }
         self.exporter.run_upkeep();
-        self.exporter.render()
+        let mut text = self.exporter.render();
+        text.push_str(&self.requests.histogram(REQUEST_DURATION, REQUEST_DURATION_HELP));
+        text
     }
 }
 
@@ -305,10 +306,6 @@ fn describe() {
     describe_gauge!(STREAMS_ACTIVE, "Open HTTP/2 streams.");
     describe_counter!(REQUESTS, "HTTP/1 requests.");
     describe_counter!(RESPONSES, "HTTP/1 responses, by class of status.");
-    describe_histogram!(
-        REQUEST_DURATION,
-        "From the end of a request's head to the end of its response; pipelined ones are not timed."
-    );
     describe_counter!(
         REFUSED_REQUESTS,
         "Connections on which a client went on after it was told that they end."

@@ -3,6 +3,7 @@
 mod fleet;
 mod logs;
 mod metrics;
+mod requests;
 
 pub use fleet::Fleet;
 pub use logs::{Log, LogFormat, init};

@@ -11,10 +11,11 @@ const CONNECTIONS: usize = 5_000;
 /// A quarter of the relay's smallest buffer, so that one kept by an idle connection is seen.
 const MOST_BYTES: usize = 4 * 1024;
 
-/// The process's share of memory, in bytes.
+/// The process's share of memory that is no file's, in bytes: its share of the program's text grows
+/// when another test's proxy ends.
 fn proportional_set_size(pid: i32) -> usize {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("a process");
-    let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).expect("a line of it");
+    let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss_Anon:")).expect("a line of it");
     let kib: usize = pss.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
     kib * 1024
 }
@@ -78,8 +79,8 @@ fn ask(addr: SocketAddr, times: usize) {
 #[test]
 fn requests_that_are_over_leave_nothing_behind() {
     const REQUESTS: usize = 400_000;
-    // Every sample kept would be 6.6 MiB; those of one second, until they are folded, are about 1 MiB.
-    const MOST_GROWTH: usize = 3 * 1024 * 1024;
+    // Every sample kept would be 6.6 MiB.
+    const MOST_GROWTH: usize = 1024 * 1024;
     let _alone = alone();
     let proxy = Ebbtide::proxy(&application().to_string(), &["--protocol", "http1"]);
     let addr = proxy.addr();

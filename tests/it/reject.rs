@@ -256,7 +256,7 @@ fn a_lame_duck_ends_when_the_controller_knows_the_balancer_has_heard() {
     proxy.until("busy", |status| status["drainBlockingConnections"] == 1);
     proxy.post("/drain");
     proxy.until_phase("Draining");
-    controller.line("weight zero", |line| line["action"] == "weight zero");
+    controller.line("weight zero", |line| line["action"] == "weight-zero");
 }
 
 /// Guards: in mode `accept` a drain can be over and connections still come; the signal that then

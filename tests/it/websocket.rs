@@ -209,10 +209,11 @@ fn a_message_of_100_mb_is_not_cut_by_the_close_and_silence_ends_after_five_secon
     upstream.send([&[0x82, 127][..], &(BYTES as u64).to_be_bytes()].concat());
     let reader = std::thread::spawn(move || {
         let frame = client.take(10 + BYTES).expect("the whole message");
-        assert!(frame[10..].iter().all(|&byte| byte == 7));
         client.expect(GOING_AWAY);
         client.send(masked_close(1001));
         client.ends();
+        // Last: on a busy machine it takes longer than a Close's answer may.
+        assert!(frame[10..].iter().all(|&byte| byte == 7));
     });
     upstream.send(vec![7; BYTES / 2]);
     proxy.signal(Signal::TERM);
