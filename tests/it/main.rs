@@ -19,6 +19,7 @@ mod support;
 mod churn;
 mod cli;
 mod closing;
+mod clouds;
 mod demo;
 mod deploy;
 mod drain;

@@ -5,6 +5,8 @@
 //! every order may come again, and must do no harm then.
 
 mod log;
+mod signature;
+pub mod tencent;
 
 use std::fmt;
 use std::future::Future;
@@ -15,6 +17,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 pub use log::Log;
+pub use tencent::TencentClb;
 
 /// What the balancer is told about a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -221,6 +224,8 @@ pub enum Config {
     /// Drives nothing and says in the log what it would do.
     #[default]
     Log,
+    /// Drives a CLB of Tencent Cloud's by its API.
+    TencentClb(tencent::Config),
 }
 
 impl Config {
@@ -232,6 +237,7 @@ impl Config {
     pub fn build(self) -> Result<Box<dyn Balancer>, ConfigError> {
         Ok(match self {
             Config::Log => Box::new(Log),
+            Config::TencentClb(config) => Box::new(config.build()?),
         })
     }
 }
