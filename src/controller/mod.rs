@@ -8,6 +8,7 @@ pub mod balancer;
 mod check;
 mod decide;
 mod endpoints;
+pub mod kubernetes;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! The balancers of clouds, each against a service on this machine.
 
 mod tencent;
+mod tke;
 
 use std::future::Future;
 use std::io::{BufRead, BufReader};

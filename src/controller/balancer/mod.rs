@@ -7,6 +7,7 @@
 mod log;
 mod signature;
 pub mod tencent;
+pub mod tke;
 
 use std::fmt;
 use std::future::Future;
@@ -18,6 +19,7 @@ use serde::Deserialize;
 
 pub use log::Log;
 pub use tencent::TencentClb;
+pub use tke::Tke;
 
 /// What the balancer is told about a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -226,6 +228,8 @@ pub enum Config {
     Log,
     /// Drives a CLB of Tencent Cloud's by its API.
     TencentClb(tencent::Config),
+    /// Sets the weights of pods on TKE by their annotations.
+    Tke(tke::Config),
 }
 
 impl Config {
@@ -238,6 +242,7 @@ impl Config {
         Ok(match self {
             Config::Log => Box::new(Log),
             Config::TencentClb(config) => Box::new(config.build()?),
+            Config::Tke(config) => Box::new(config.build()?),
         })
     }
 }
