@@ -4,6 +4,7 @@
 //! [`Order`]s and says of each what became of it. When to try again is the dispatcher's business, so
 //! every order may come again, and must do no harm then.
 
+pub mod aws;
 mod log;
 mod signature;
 pub mod tencent;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use aws::Elbv2;
 pub use log::Log;
 pub use tencent::TencentClb;
 pub use tke::Tke;
@@ -226,6 +228,8 @@ pub enum Config {
     /// Drives nothing and says in the log what it would do.
     #[default]
     Log,
+    /// Drives target groups of AWS's by their API.
+    AwsElbv2(aws::Config),
     /// Drives a CLB of Tencent Cloud's by its API.
     TencentClb(tencent::Config),
     /// Sets the weights of pods on TKE by their annotations.
@@ -241,6 +245,7 @@ impl Config {
     pub fn build(self) -> Result<Box<dyn Balancer>, ConfigError> {
         Ok(match self {
             Config::Log => Box::new(Log),
+            Config::AwsElbv2(config) => Box::new(config.build(&|name| std::env::var(name).ok())?),
             Config::TencentClb(config) => Box::new(config.build()?),
             Config::Tke(config) => Box::new(config.build()?),
         })
