@@ -11,6 +11,7 @@ mod dispatch;
 mod endpoints;
 mod events;
 mod fall;
+pub mod kubernetes;
 mod peers;
 mod service;
 mod table;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 
-use super::balancer::{Action, Member, Order, Outcome};
+use super::balancer::Member;
 use super::check::Checked;
 use super::decide::{Fleet, Heard, Stale, Standing, Target};
 use super::fall::Fall;
@@ -400,7 +400,6 @@ fn member(report: &Report, service: &ServiceName) -> Member {
         ports,
     }
 }
-
 
 /// Microseconds since 1970. No table changes a million times a second, so that whoever has followed an
 /// earlier run, or another replica, has not seen a version that this table also has.

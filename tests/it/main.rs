@@ -23,6 +23,7 @@ mod balancer_webhook;
 mod churn;
 mod cli;
 mod closing;
+mod clouds;
 mod demo;
 mod deploy;
 mod drain;

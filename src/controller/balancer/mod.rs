@@ -4,8 +4,12 @@
 //! [`Order`]s and says of each what became of it. When to try again is the dispatcher's business, so
 //! every order may come again, and must do no harm then.
 
+pub mod aws;
 pub mod haproxy;
 mod log;
+mod signature;
+pub mod tencent;
+pub mod tke;
 pub mod webhook;
 
 use std::fmt;
@@ -16,8 +20,11 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use aws::Elbv2;
 pub use haproxy::Haproxy;
 pub use log::Log;
+pub use tencent::TencentClb;
+pub use tke::Tke;
 pub use webhook::Webhook;
 
 /// What the balancer is told about a target.
@@ -243,6 +250,12 @@ pub enum Config {
     Haproxy(haproxy::Config),
     /// Tells somebody else by HTTP.
     Webhook(webhook::Config),
+    /// Drives target groups of AWS's by their API.
+    AwsElbv2(aws::Config),
+    /// Drives a CLB of Tencent Cloud's by its API.
+    TencentClb(tencent::Config),
+    /// Sets the weights of pods on TKE by their annotations.
+    Tke(tke::Config),
 }
 
 impl Config {
@@ -256,6 +269,9 @@ impl Config {
             Config::Log => Box::new(Log::default()),
             Config::Haproxy(config) => Box::new(config.build()?),
             Config::Webhook(config) => Box::new(config.build()?),
+            Config::AwsElbv2(config) => Box::new(config.build(&|name| std::env::var(name).ok())?),
+            Config::TencentClb(config) => Box::new(config.build()?),
+            Config::Tke(config) => Box::new(config.build()?),
         })
     }
 }

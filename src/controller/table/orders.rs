@@ -48,7 +48,11 @@ impl Table {
     }
 
     /// The orders to be given now, at most `max`; they count as given.
-    pub(in crate::controller) fn take_orders(&mut self, max: usize, now: Instant) -> Vec<(TargetId, Order)> {
+    pub(in crate::controller) fn take_orders(
+        &mut self,
+        max: usize,
+        now: Instant,
+    ) -> Vec<(TargetId, Order)> {
         self.ring(now);
         let mut orders = Vec::new();
         while orders.len() < max {
