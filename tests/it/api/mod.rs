@@ -33,7 +33,7 @@ fn report(name: &str, sequence: u64, phase: &str) -> Value {
 /// Sends one request with these header lines and a body; reads the whole answer.
 fn send(addr: SocketAddr, start: &str, headers: &[&str], body: &str) -> Reply {
     let mut stream = TcpStream::connect(addr).expect("connects");
-    let fields: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    let fields = headers.iter().fold(String::new(), |fields, line| fields + line + "\r\n");
     let request = format!(
         "{start} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n{fields}Content-Length: {}\r\n\r\n{body}",
         body.len()

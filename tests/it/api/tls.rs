@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 use super::controller;
 use super::events::Follower;
@@ -11,8 +11,10 @@ use crate::support::{Directory, Ebbtide, echo};
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
+        // Unlike that of the certificates, which OpenSSL would take for their own issuers.
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         Authority(CertifiedIssuer::self_signed(params, key).expect("a certificate"))
@@ -41,7 +43,7 @@ fn is_trusted(addr: SocketAddr, ca: &str) -> bool {
 #[test]
 fn a_certificate_is_exchanged_under_connections_that_live_on() {
     let directory = Directory::new();
-    let [old, new] = [Authority::new(), Authority::new()];
+    let [old, new] = ["old", "new"].map(Authority::new);
     let [old_ca, new_ca] = [("old", &old), ("new", &new)]
         .map(|(name, authority)| directory.write(name, authority.0.pem()));
     let (certificate, key) = old.pair();
@@ -86,7 +88,7 @@ fn a_certificate_is_exchanged_under_connections_that_live_on() {
 #[test]
 fn a_proxy_with_a_certificate_is_known_by_it() {
     let directory = Directory::new();
-    let [servers, clients, strangers] = [(); 3].map(|()| Authority::new());
+    let [servers, clients, strangers] = ["servers", "clients", "strangers"].map(Authority::new);
     let write_pair = |name: &str, authority: &Authority| {
         let (certificate, key) = authority.pair();
         let certificate = directory.write(&format!("{name}.crt"), certificate);
