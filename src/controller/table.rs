@@ -1,5 +1,8 @@
 //! Every target, in bounded memory: the last report of each, and what is done about it.
 
+mod changes;
+mod wishes;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,12 +12,17 @@ use tokio::sync::Notify;
 
 use super::balancer::{Action, Member, Order, Outcome};
 use super::check::Checked;
-use super::decide::{Fleet, Heard, Stale, Standing, Target};
+use super::decide::{Fleet, Stale, Standing, Target};
 use super::fall::Fall;
 use super::service::{Census, ServiceName, Share};
 use super::view::{TargetId, TargetView, Version};
-use crate::api::report::{Answer, Directive, Report};
+use crate::api::report::{Answer, Report};
 use crate::drain::Phase;
+
+pub(super) use changes::{Change, Changes};
+pub(super) use wishes::WishError;
+
+use changes::first_version;
 
 /// A deregistered target that has been silent for this long is forgotten; any silent one, to make room.
 pub(super) const FORGET_AFTER: Duration = Duration::from_secs(600);
@@ -29,19 +37,6 @@ pub(super) enum Refusal {
     Stale(#[from] Stale),
     #[error("{max_targets} targets are remembered already; raise --max-targets")]
     Full { max_targets: usize },
-}
-
-/// Why an operator's wish can't be fulfilled.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum WishError {
-    #[error("no target `{0}`; GET /v1/targets lists them")]
-    Unknown(String),
-    #[error("`{0}` was told to leave by a signal: it can't serve again")]
-    Leaves(String),
-    #[error(
-        "{draining} targets of its service drain already, and {allowed} may; try again when one has ended"
-    )]
-    Limit { draining: usize, allowed: usize },
 }
 
 /// The rules for all targets.
@@ -201,38 +196,6 @@ impl Table {
     fn is_muted(&self, entry: &Entry) -> bool {
         let predecessor = entry.predecessor.as_ref().and_then(|id| self.targets.get(id));
         entry.superseded || predecessor.is_some_and(|it| it.target.under_way().is_some())
-    }
-
-    /// Lets a drain that was asked for go on if there is room for it.
-    fn weigh_permit(&mut self, id: &TargetId, now: Instant) {
-        let Some(share) = self.rules.max_draining else {
-            return;
-        };
-        let Some(entry) = self.targets.get(id) else {
-            return;
-        };
-        if !entry.target.asks_leave() {
-            return;
-        }
-        let others = self.draining_of(&entry.service, id, now);
-        let granted = others.draining < share.of(others.targets + 1);
-        if let Some(entry) = self.targets.get_mut(id) {
-            entry.target.permit(granted);
-        }
-    }
-
-    /// How many of `service` there are, and drain, apart from `id`.
-    fn draining_of(&self, service: &ServiceName, id: &TargetId, now: Instant) -> Others {
-        let fleet = self.fleet(service);
-        let mut others = Others { targets: 0, draining: 0 };
-        for (other, entry) in &self.targets {
-            if other == id || entry.service != *service || entry.target.is_lost(fleet, now) {
-                continue;
-            }
-            others.targets += usize::from(entry.target.heard().phase != Phase::Drained);
-            others.draining += usize::from(entry.target.is_draining(now));
-        }
-        others
     }
 
     fn fleet(&self, service: &ServiceName) -> Fleet {
@@ -477,45 +440,6 @@ impl Table {
         self.services.iter()
     }
 
-    /// What changed after `since`, oldest first and at most `max` of it; with none, or one that is not
-    /// of this table or from before what it has forgotten, everything there is.
-    pub(super) fn changes(&self, since: Option<Version>, max: usize, now: Instant) -> Changes {
-        let told = |since: &Version| self.begun <= *since && *since <= self.version;
-        let (since, complete) = match since.filter(|since| told(since) && self.is_told(*since)) {
-            Some(since) => (since, true),
-            None => (self.begun, false),
-        };
-        let gone = self.gone.iter().filter(|(version, _)| complete && *version > since);
-        let gone = gone.filter(|(_, id)| !self.targets.contains_key(id));
-        let changed = self.targets.iter().filter(|(_, entry)| entry.version > since);
-        let mut latest: Vec<(Version, &TargetId, Option<&Entry>)> = gone
-            .map(|(version, id)| (*version, id, None))
-            .chain(changed.map(|(id, entry)| (entry.version, id, Some(entry))))
-            .collect();
-        let more = latest.len() > max;
-        if more {
-            latest.select_nth_unstable_by_key(max, |(version, ..)| *version);
-            latest.truncate(max);
-        }
-        latest.sort_unstable_by_key(|(version, ..)| *version);
-        let last = latest.last().map_or(since, |(version, ..)| *version);
-        let latest = latest.into_iter().map(|(version, id, entry)| match entry {
-            Some(entry) => (version, Change::Target(Box::new(self.view(id, entry, now)))),
-            None => (version, Change::Gone(id.clone())),
-        });
-        Changes {
-            version: if more { last } else { self.version },
-            complete,
-            latest: latest.collect(),
-            more,
-        }
-    }
-
-    /// Whether every target that went after `since` is still known to have gone.
-    fn is_told(&self, since: Version) -> bool {
-        self.gone.len() < MAX_GONE || self.gone[0].0 <= since.next()
-    }
-
     /// Every target, ordered by namespace and name.
     pub(super) fn list(&self, now: Instant) -> Vec<TargetView> {
         self.targets.iter().map(|(id, entry)| self.view(id, entry, now)).collect()
@@ -530,69 +454,6 @@ impl Table {
     fn view(&self, id: &TargetId, entry: &Entry, now: Instant) -> TargetView {
         TargetView::of(id, entry, &entry.service, self.fleet(&entry.service), now)
     }
-
-    /// Asks a target to drain or to serve again, in its next answers.
-    pub(super) fn wish(
-        &mut self,
-        id: &str,
-        directive: Directive,
-        now: Instant,
-    ) -> Result<(TargetId, TargetView), WishError> {
-        let (id, entry) =
-            self.targets.get_key_value(id).ok_or_else(|| WishError::Unknown(id.to_owned()))?;
-        let id = id.clone();
-        let Heard { phase, must_leave, .. } = entry.target.heard();
-        if directive == Directive::Undrain && must_leave && phase != Phase::Serving {
-            return Err(WishError::Leaves(id.to_string()));
-        }
-        if directive == Directive::Drain
-            && phase == Phase::Serving
-            && let Some(share) = self.rules.max_draining
-        {
-            let others = self.draining_of(&entry.service, &id, now);
-            let allowed = share.of(others.targets + 1);
-            if others.draining >= allowed {
-                return Err(WishError::Limit { draining: others.draining, allowed });
-            }
-        }
-        let there = match directive {
-            Directive::Drain => phase != Phase::Serving,
-            _ => phase == Phase::Serving,
-        };
-        let directive = if there { Directive::None } else { directive };
-        if let Some(entry) = self.targets.get_mut(&id) {
-            entry.target.wish(directive, now);
-        }
-        self.touch(&id);
-        let view = self.get(id.as_str(), now);
-        view.map(|view| (id.clone(), view)).ok_or(WishError::Unknown(id.to_string()))
-    }
-}
-
-struct Others {
-    targets: usize,
-    draining: usize,
-}
-
-/// What changed since a version.
-#[derive(Debug)]
-pub(super) struct Changes {
-    /// Whoever has seen these has seen everything up to here.
-    pub(super) version: Version,
-    /// Whether these are all the changes; otherwise the follower must forget what it has seen, and they
-    /// are the whole table.
-    pub(super) complete: bool,
-    /// Oldest first.
-    pub(super) latest: Vec<(Version, Change)>,
-    /// Whether there are more than fitted.
-    pub(super) more: bool,
-}
-
-/// One of them.
-#[derive(Debug)]
-pub(super) enum Change {
-    Target(Box<TargetView>),
-    Gone(TargetId),
 }
 
 impl Entry {
@@ -624,11 +485,4 @@ fn member(report: &Report, service: &ServiceName) -> Member {
 fn milliseconds_now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Microseconds since 1970. No table changes a million times a second, so that whoever has followed an
-/// earlier run, or another replica, has not seen a version that this table also has.
-fn first_version() -> Version {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Version(u64::try_from(since.as_micros()).unwrap_or(0))
 }

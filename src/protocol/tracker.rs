@@ -122,6 +122,7 @@ impl Tracker {
             Tracker::Http2(tracker) => match tracker.surprise() {
                 Some(surprise) => Class::Opaque(Surprise::Http2(surprise)),
                 None if tracker.is_unheard() => Class::Idle,
+                None if tracker.awaits_request() => Class::Http,
                 None => Class::Http2 { open_streams: tracker.open_streams() },
             },
             Tracker::Auto(auto) if auto.detector.prefix().is_empty() => Class::Idle,
@@ -159,17 +160,24 @@ impl Tracker {
         }
     }
 
+    /// Whether the farewell waits for the first request of an HTTP/2 client that came in a drain: the
+    /// relay bounds that wait, and says [`Tracker::overdue`] when it is over.
+    #[must_use]
+    pub fn awaits_request(&self) -> bool {
+        matches!(self, Tracker::Http2(tracker) if tracker.awaits_request())
+    }
+
     /// Whether the final GOAWAY waits for the client's answer to our PING: the relay bounds that
-    /// wait, and says [`Tracker::ping_overdue`] when it is over.
+    /// wait, and says [`Tracker::overdue`] when it is over.
     #[must_use]
     pub fn awaits_ping(&self) -> bool {
         matches!(self, Tracker::Http2(tracker) if tracker.awaits_ping())
     }
 
-    /// The client had long enough to answer our PING.
-    pub fn ping_overdue(&mut self) {
+    /// The client had long enough for its first request, or to answer our PING.
+    pub fn overdue(&mut self) {
         if let Tracker::Http2(tracker) = self {
-            tracker.ping_overdue();
+            tracker.overdue();
         }
     }
 

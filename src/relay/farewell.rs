@@ -27,6 +27,12 @@ const CLOSE_HANDSHAKE_PERIOD: Duration = Duration::from_secs(5);
 /// grpc-go waits as long (features §3.2).
 const PING_PERIOD: Duration = Duration::from_secs(5);
 
+/// How long the first request of an HTTP/2 client that came in a drain is awaited.
+///
+/// Clients connect when they have something to ask; one that has not asked by then came in
+/// advance. As long as an idle connection is left alone by default.
+const FIRST_REQUEST_PERIOD: Duration = Duration::from_secs(2);
+
 /// What becomes of a connection that is between two exchanges when a drain begins, or in one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdleClose {
@@ -54,6 +60,8 @@ impl IdleClose {
 enum Awaited {
     /// The next exchange; with none, the connection is closed.
     Idle,
+    /// The first request of an HTTP/2 client.
+    Request,
     /// The answer to our PING.
     Ping,
     /// The closing handshake of a WebSocket.
@@ -101,6 +109,7 @@ impl Farewell {
         if awaited != wanted {
             self.awaited = None;
             let period = match wanted {
+                Some(Awaited::Request) => Some(FIRST_REQUEST_PERIOD),
                 Some(Awaited::Ping) => Some(PING_PERIOD),
                 Some(Awaited::CloseHandshake) => Some(CLOSE_HANDSHAKE_PERIOD),
                 Some(Awaited::Idle) => idle_close.delay(),
@@ -113,8 +122,8 @@ impl Farewell {
         if !self.is_over(cx) {
             return Advice::Nothing;
         }
-        if wanted == Some(Awaited::Ping) {
-            tracker.ping_overdue();
+        if matches!(wanted, Some(Awaited::Request | Awaited::Ping)) {
+            tracker.overdue();
             self.awaited = None;
             return Advice::Speak;
         }
@@ -140,6 +149,9 @@ impl Farewell {
 
 /// What a drain waits for on this connection, if it bounds the wait.
 fn wanted(tracker: &Tracker) -> Option<Awaited> {
+    if tracker.awaits_request() {
+        return Some(Awaited::Request);
+    }
     if tracker.awaits_ping() {
         return Some(Awaited::Ping);
     }

@@ -1,66 +1,31 @@
 //! gRPC through a drain, with grpcio on both sides.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
-use std::process::{Child, ChildStdout, Command, Stdio};
-
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::Ebbtide;
-
-/// A Python process that speaks gRPC, killed when dropped.
-struct Peer {
-    child: Child,
-    said: BufReader<ChildStdout>,
-}
-
-impl Peer {
-    fn start(args: &[String]) -> Self {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/grpc_peer.py");
-        let mut command = Command::new("python3");
-        command.arg(script).args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("python3, with tests/requirements.txt installed");
-        let said = BufReader::new(child.stdout.take().expect("a pipe"));
-        Peer { child, said }
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.said.read_line(&mut line).expect("a line");
-        assert!(!line.is_empty(), "the peer ended; is tests/requirements.txt installed?");
-        line.trim_end().to_owned()
-    }
-
-    fn tell(&mut self, line: &str) {
-        writeln!(self.child.stdin.as_mut().expect("a pipe"), "{line}").expect("told");
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        // Gone already, if it was a client.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::support::peers::Peer;
+use crate::support::{Ebbtide, free_port};
 
 /// Twenty streams and four callers, while the first of two proxies leaves.
 fn no_call_fails(protocol: &str, drain_delay: &str) {
-    let mut server = Peer::start(&["server".to_owned()]);
-    let port = server.line().parse().expect("a port");
-    let application = SocketAddr::from(([127, 0, 0, 1], port)).to_string();
-    let start = || {
-        let mut args = vec!["--drain-delay", drain_delay, "--quiet-period", "0"];
-        args.extend(["--settled-for", "0", "--settle-period", "100ms", "--protocol", protocol]);
-        Ebbtide::proxy(&application, &args)
+    let server = Peer::grpc_server();
+    // Dropped after the proxies: a test that fails shows these with their clients.
+    let mut client;
+    let proxy = |listen: &str| {
+        let mut args = vec!["--listen", listen, "--drain-delay", drain_delay];
+        args.extend(["--quiet-period", "0", "--settled-for", "0", "--settle-period", "100ms"]);
+        args.extend(["--protocol", protocol]);
+        Ebbtide::proxy(&server.upstream, &args)
     };
-    let [leaving, staying] = [start(), start()];
-    let addrs = [leaving.addr().to_string(), staying.addr().to_string()];
-    let mut client = Peer::start(&["client".to_owned(), addrs[0].clone(), addrs[1].clone()]);
+    let leaving = proxy("127.0.0.1:0");
+    let elsewhere = format!("127.0.0.1:{}", free_port());
+    client = Peer::grpc_clients(&[leaving.addr().to_string(), elsewhere.clone()]);
     assert_eq!(client.line(), "ready");
     let status = leaving.until("all of it", |status| status["byClass"]["http2"] == 8);
     assert!(status["activeStreams"].as_u64() >= Some(20), "{status}");
+    // Only now: a client that waits for one address for 250 ms tries the other as well (RFC 8305).
+    let staying = proxy(&elsewhere);
+    staying.addr();
 
     leaving.signal(Signal::TERM);
     leaving.says("listener closed");
@@ -69,8 +34,8 @@ fn no_call_fails(protocol: &str, drain_delay: &str) {
         status["drainBlockingConnections"] == 4 && status["activeStreams"] == 20
     });
     assert_eq!(status["phase"], "Draining", "{status}");
-    client.tell("that is enough");
-    let report: Value = serde_json::from_str(&client.line()).expect("a report");
+    client.say("that is enough");
+    let report = client.json();
     println!("{protocol}, drain delay {drain_delay}: {report}");
     assert_eq!(report["failures"], Value::Array(Vec::new()), "{report}");
     assert_eq!(report["streamsEnded"], 20, "{report}");

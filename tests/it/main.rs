@@ -17,7 +17,9 @@
 mod support;
 
 mod api;
+mod balancer_docs;
 mod balancer_haproxy;
+mod balancer_webhook;
 mod churn;
 mod cli;
 mod closing;

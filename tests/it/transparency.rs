@@ -1,5 +1,9 @@
 //! With no drain under way the bytes out are the bytes in, whatever they are and however they come.
 
+mod bodies;
+mod hyper;
+mod javascript;
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
@@ -167,33 +171,44 @@ fn curl(args: &[&str], body: &Path) -> Vec<String> {
     assert!(output.status.success(), "curl {args:?}: {text}");
     let wire = text.lines().filter(|line| line.starts_with("< ") || line.starts_with("> "));
     // The only field that a second makes different.
-    wire.filter(|line| !line.starts_with("< Date:")).map(str::to_owned).collect()
+    wire.filter(|line| !line.to_ascii_lowercase().starts_with("< date:"))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The same request with and without Ebbtide gives the same heads and the same body.
 fn curl_sees_no_difference(peer: &Peer, path: &str, args: &[&str]) {
+    curl_sees_no_difference_of(&peer.upstream, &["auto", "http1"], path, args);
+}
+
+/// The same of any upstream, by these protocols.
+fn curl_sees_no_difference_of(upstream: &str, protocols: &[&str], path: &str, args: &[&str]) {
     let files = Directory::new();
     let (one, other) = (files.path().join("direct"), files.path().join("behind"));
-    let (direct, socket) = match peer.upstream.strip_prefix("unix:") {
+    let (direct, socket) = match upstream.strip_prefix("unix:") {
         Some(socket) => (format!("http://a{path}"), vec!["--unix-socket", socket]),
-        None => (format!("http://{}{path}", peer.upstream), vec![]),
+        None => (format!("http://{upstream}{path}"), vec![]),
     };
     let host = ["-H", "Host: a"];
     let direct = curl(&[args, &host, &socket, &[&direct]].concat(), &one);
     let expected = std::fs::read(&one).unwrap_or_default();
     assert!(direct.iter().any(|line| line.starts_with("< HTTP/")), "{direct:#?}");
-    for protocol in ["auto", "http1"] {
-        let proxy = Ebbtide::proxy(&peer.upstream, &["--protocol", protocol]);
+    for protocol in protocols {
+        let proxy = Ebbtide::proxy(upstream, &["--protocol", protocol]);
         let behind = format!("http://{}{path}", proxy.addr());
         let behind = curl(&[args, &host, &[&behind]].concat(), &other);
         assert_eq!(behind, direct, "{protocol} {path} {args:?}");
         let got = std::fs::read(&other).unwrap_or_default();
         same(&got, &expected, &format!("{protocol} {path} {args:?}"));
-        // Not one was opaque to us: this was seen with open eyes.
-        let metrics = proxy.get("/metrics").body;
-        let opaque = metrics.lines().filter(|line| line.starts_with("ebbtide_opaque_total"));
-        assert!(opaque.into_iter().all(|line| line.ends_with(" 0")), "{metrics}");
+        nothing_was_opaque(&proxy);
     }
+}
+
+/// Not one connection was opaque to us: what passed was seen with open eyes.
+fn nothing_was_opaque(proxy: &Ebbtide) {
+    let metrics = proxy.get("/metrics").body;
+    let opaque = metrics.lines().filter(|line| line.starts_with("ebbtide_opaque_total"));
+    assert!(opaque.into_iter().all(|line| line.ends_with(" 0")), "{metrics}");
 }
 
 #[test]

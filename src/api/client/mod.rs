@@ -147,7 +147,7 @@ impl Client {
                 }
             })?
             .to_bytes();
-        Ok(Reply { status, body })
+        Ok(Reply { status, headers: head.headers, body })
     }
 
     fn request(&self, call: Call) -> Result<hyper::Request<Full<Bytes>>, Error> {
@@ -288,6 +288,8 @@ impl Call {
 pub struct Reply {
     /// Its status.
     pub status: StatusCode,
+    /// Its header fields.
+    pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
 }

@@ -6,6 +6,7 @@
 
 pub mod haproxy;
 mod log;
+pub mod webhook;
 
 use std::fmt;
 use std::future::Future;
@@ -17,6 +18,7 @@ use serde::Deserialize;
 
 pub use haproxy::Haproxy;
 pub use log::Log;
+pub use webhook::Webhook;
 
 /// What the balancer is told about a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -239,6 +241,8 @@ pub enum Config {
     Log,
     /// Drives HAProxy by its runtime API.
     Haproxy(haproxy::Config),
+    /// Tells somebody else by HTTP.
+    Webhook(webhook::Config),
 }
 
 impl Config {
@@ -251,6 +255,7 @@ impl Config {
         Ok(match self {
             Config::Log => Box::new(Log::default()),
             Config::Haproxy(config) => Box::new(config.build()?),
+            Config::Webhook(config) => Box::new(config.build()?),
         })
     }
 }

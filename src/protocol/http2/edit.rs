@@ -183,8 +183,14 @@ impl Http2 {
             && self.upstream.begun
             && !self.upstream.ended
             && self.upstream.is_between_blocks()
+            && !self.is_early()
             && (self.farewell.is_due(self.streams.highest(), self.last_stream())
                 || self.refusal.is_due())
+    }
+
+    /// Whether the first request of a newcomer is waited for, or its first byte.
+    fn is_early(&self) -> bool {
+        self.is_newcomer && self.streams.highest() == 0
     }
 
     pub(super) fn speak(&mut self) -> Vec<u8> {

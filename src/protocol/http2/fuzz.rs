@@ -147,7 +147,7 @@ pub fn run(data: &[u8]) {
         match act {
             0xff => vectors.begin_drain(),
             0xfe => vectors.tracker.end_drain(),
-            0xfd => vectors.tracker.ping_overdue(),
+            0xfd => vectors.tracker.overdue(),
             0xfc => vectors.end(direction),
             0xfb if !vectors.is_transparent => vectors.tracker.leave(),
             0xfa => vectors.read(Direction::FromClient, &client_preface()),

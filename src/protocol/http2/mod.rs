@@ -80,6 +80,8 @@ pub struct Http2 {
     surprise: Option<Surprise>,
     streams: Streams,
     farewell: Farewell,
+    /// It came while a drain was under way, and nothing is said before its first request.
+    is_newcomer: bool,
     refusal: Refusal,
 }
 
@@ -97,6 +99,7 @@ impl Http2 {
             surprise: None,
             streams: Streams::new(),
             farewell: Farewell::new(ping),
+            is_newcomer: false,
             refusal: Refusal::default(),
         }
     }
@@ -114,7 +117,14 @@ impl Http2 {
     }
 
     /// A drain has begun: the client is told as soon as it may be.
+    ///
+    /// One that has not even sent its SETTINGS is told behind its first request. Clients send no
+    /// request after a GOAWAY, so one that was told at once would only come again, and again be
+    /// told, for as long as the balancer sends it here.
     pub fn begin_drain(&mut self) {
+        if !self.farewell.is_awake() {
+            self.is_newcomer = !self.client.begun;
+        }
         self.farewell.begin();
     }
 
@@ -123,15 +133,18 @@ impl Http2 {
         self.farewell.end();
     }
 
-    /// The client had long enough to answer the PING: the final GOAWAY no longer waits for that.
-    pub fn ping_overdue(&mut self) {
-        if self.farewell.awaits_ping() {
+    /// The client had long enough for its first request, or to answer the PING: the final GOAWAY no
+    /// longer waits for that.
+    pub fn overdue(&mut self) {
+        if self.awaits_request() || self.farewell.awaits_ping() {
+            self.is_newcomer = false;
             self.farewell.settle();
         }
     }
 
     /// The deadline is near: the final GOAWAY waits for no PING, even if none was sent yet.
     pub fn leave(&mut self) {
+        self.is_newcomer = false;
         self.farewell.begin();
         self.farewell.settle();
     }
@@ -140,8 +153,11 @@ impl Http2 {
     pub fn end(&mut self, direction: Direction) {
         self.cursor_mut(direction).ended = true;
         self.streams.end_all(direction);
-        if direction == Direction::FromClient && self.farewell.ping_is_out() {
-            self.farewell.settle();
+        if direction == Direction::FromClient {
+            self.is_newcomer = false;
+            if self.farewell.ping_is_out() {
+                self.farewell.settle();
+            }
         }
     }
 
@@ -182,11 +198,22 @@ impl Http2 {
     /// Whether a drain has to wait for this connection.
     #[must_use]
     pub fn is_blocking(&self) -> bool {
-        self.surprise.is_some() || self.open_streams() > 0
+        self.surprise.is_some() || self.open_streams() > 0 || self.awaits_request()
+    }
+
+    /// Whether a client that came in a drain has begun and not yet sent its first request, which is
+    /// on its way: the relay bounds that wait, and says [`Http2::overdue`] when it is over.
+    #[must_use]
+    pub fn awaits_request(&self) -> bool {
+        self.is_newcomer
+            && self.surprise.is_none()
+            && self.farewell.is_awake()
+            && !self.is_unheard()
+            && self.streams.highest() == 0
     }
 
     /// Whether the first GOAWAY was sent and the final one waits for the client's answer: the relay
-    /// bounds that wait, and says [`Http2::ping_overdue`] when it is over.
+    /// bounds that wait, and says [`Http2::overdue`] when it is over.
     #[must_use]
     pub fn awaits_ping(&self) -> bool {
         self.surprise.is_none() && self.farewell.awaits_ping()

@@ -9,8 +9,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::h2::{Application, runtime};
 
-/// Parts of the long response, and the time between two of them.
-pub const LONG: (usize, Duration) = (50, Duration::from_millis(100));
+/// Parts of the long response, between which its path says how many milliseconds pass.
+pub const PARTS: u32 = 50;
 
 /// Serves on a thread of its own for as long as the test process runs.
 pub fn start() -> SocketAddr {
@@ -58,10 +58,11 @@ async fn serve_http1(mut stream: TcpStream) -> io::Result<()> {
             stream.write_all(upgrade.as_bytes()).await?;
             return serve_websocket(stream, read).await;
         }
-        if head.starts_with("GET /long ") {
+        if let Some(path) = head.strip_prefix("GET /long/") {
+            let (pause, _) = path.split_once(' ').expect("a request line");
+            let pause = Duration::from_millis(pause.parse().expect("milliseconds"));
             stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await?;
-            let (parts, pause) = LONG;
-            for _ in 0..parts {
+            for _ in 0..PARTS {
                 stream.write_all(b"5\r\npart \r\n").await?;
                 tokio::time::sleep(pause).await;
             }

@@ -4,16 +4,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::application::{LONG, next_head};
+use super::Form;
+use super::application::{PARTS, next_head};
 use crate::support::h2::{Client, may_be_sent_again};
-
-/// How long the streams that stay stay.
-const STAY: Duration = Duration::from_secs(6);
+use crate::support::peers::Peer;
 
 /// What became of one kind of client.
 #[derive(Debug, Default)]
@@ -29,6 +28,14 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// A connection that was not made: lost, if that was not the kernel's refusal.
+    fn refuse(&self, error: io::Error) {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => _ = self.refused.fetch_add(1, Relaxed),
+            _ => self.lose(error),
+        }
+    }
+
     fn lose(&self, what: impl std::fmt::Debug) {
         self.lost.lock().expect("the losses").push(format!("{what:?}"));
     }
@@ -37,6 +44,7 @@ impl Tally {
 /// What all clients of one drain share.
 #[derive(Default)]
 pub struct Field {
+    pub form: Form,
     pub newcomers: Tally,
     pub keep_alive: Tally,
     pub long: Tally,
@@ -44,14 +52,17 @@ pub struct Field {
     pub streams: Tally,
     pub idle: Tally,
     pub http2: Tally,
+    pub grpc: Tally,
     /// Clients that are at work.
     pub at_work: AtomicU64,
     /// When the drain began.
-    pub began: Mutex<Option<Instant>>,
+    pub began: Mutex<Option<SystemTime>>,
     /// How long after that the last idle connection was closed.
     pub idle_closed: Mutex<Duration>,
     /// When the last connection ended.
-    pub last_end: Mutex<Option<Instant>>,
+    pub last_end: Mutex<Option<SystemTime>>,
+    /// How long new connections kept coming.
+    pub newcomers_lasted: Mutex<Duration>,
     /// The longest that bytes of a stream took to come back, in milliseconds: how busy the machine
     /// is. Counted once the drain has begun.
     pub slowest: AtomicU64,
@@ -64,11 +75,12 @@ impl Field {
     }
 
     fn connection_ended(&self) {
-        *self.last_end.lock().expect("an instant") = Some(Instant::now());
+        *self.last_end.lock().expect("a time") = Some(SystemTime::now());
     }
 
     fn since_the_beginning(&self) -> Option<Duration> {
-        self.began.lock().expect("an instant").map(|began| began.elapsed())
+        let began = *self.began.lock().expect("a time");
+        began.map(|began| began.elapsed().unwrap_or_default())
     }
 }
 
@@ -106,16 +118,19 @@ pub async fn newcomers(field: Arc<Field>, addr: SocketAddr) {
     let mut ticks = tokio::time::interval(Duration::from_millis(10));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut tasks = tokio::task::JoinSet::new();
+    let began = Instant::now();
     while !field.over.load(Relaxed) {
         ticks.tick().await;
         for _ in 0..10 {
             let field = Arc::clone(&field);
             tasks.spawn(async move {
                 let tally = &field.newcomers;
-                let Ok(mut stream) = connect(addr).await else {
-                    tally.refused.fetch_add(1, Relaxed);
-                    field.over.store(true, Relaxed);
-                    return;
+                let mut stream = match connect(addr).await {
+                    Ok(stream) => stream,
+                    Err(error) => {
+                        field.over.store(true, Relaxed);
+                        return tally.refuse(error);
+                    }
                 };
                 match exchange(&mut stream, "/", "ok").await {
                     Ok(_) => tally.done.fetch_add(1, Relaxed),
@@ -126,6 +141,7 @@ pub async fn newcomers(field: Arc<Field>, addr: SocketAddr) {
             });
         }
     }
+    *field.newcomers_lasted.lock().expect("a duration") = began.elapsed();
     tasks.join_all().await;
     field.newcomers.ended.fetch_add(1, Relaxed);
 }
@@ -134,7 +150,14 @@ pub async fn newcomers(field: Arc<Field>, addr: SocketAddr) {
 pub async fn keep_alive(field: Arc<Field>, addr: SocketAddr) {
     let tally = &field.keep_alive;
     field.at_work();
-    while let Ok(mut stream) = connect(addr).await {
+    loop {
+        let mut stream = match connect(addr).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                tally.refuse(error);
+                break;
+            }
+        };
         loop {
             if was_closed(&stream, Duration::from_millis(50)).await {
                 break;
@@ -155,20 +178,18 @@ pub async fn keep_alive(field: Arc<Field>, addr: SocketAddr) {
         drop(stream);
         field.connection_ended();
     }
-    tally.refused.fetch_add(1, Relaxed);
     tally.ended.fetch_add(1, Relaxed);
 }
 
 /// (c) One response that takes its time.
 pub async fn long(field: Arc<Field>, addr: SocketAddr) {
     field.at_work();
-    let body = format!("{}0\r\n\r\n", "5\r\npart \r\n".repeat(LONG.0));
+    let body = format!("{}0\r\n\r\n", "5\r\npart \r\n".repeat(PARTS as usize));
+    let path = format!("/long/{}", (field.form.response / PARTS).as_millis());
     let mut stream = connect(addr).await.expect("a connection");
-    match exchange(&mut stream, "/long", &body).await {
-        Ok(_) => field.long.ended.fetch_add(1, Relaxed),
-        Err(error) => return field.long.lose(error),
-    };
-    field.connection_ended();
+    let ended = exchange(&mut stream, &path, &body).await;
+    field.long.done.fetch_add(1, Relaxed);
+    finish(&field, &field.long, ended.map(drop));
 }
 
 /// (d) Sends lines of its own and expects each byte back, then ends.
@@ -177,7 +198,7 @@ pub async fn stream(field: Arc<Field>, addr: SocketAddr, number: usize) {
     let lasts = async {
         let mut stream = connect(addr).await?;
         field.at_work();
-        let until = Instant::now() + STAY;
+        let until = Instant::now() + field.form.stay;
         for line in 0.. {
             if Instant::now() >= until {
                 break;
@@ -219,7 +240,7 @@ pub async fn websocket(field: Arc<Field>, addr: SocketAddr, number: usize) {
         let head = next_head(&mut stream, &mut read).await?.ok_or(io::ErrorKind::UnexpectedEof)?;
         assert!(head.starts_with("HTTP/1.1 101 ") && read.is_empty(), "{head}");
         field.at_work();
-        let until = Instant::now() + STAY;
+        let until = Instant::now() + field.form.stay;
         for line in 0.. {
             let (opcode, text) = if Instant::now() < until {
                 (0x81, format!("socket {number}, line {line}: {}", "bytes ".repeat(12)))
@@ -287,7 +308,7 @@ pub async fn http2(field: Arc<Field>, addr: SocketAddr) {
     let client = Client::connect(addr).await.expect("a connection");
     let mut echo = client.echo().await.expect("a stream");
     field.at_work();
-    let until = Instant::now() + STAY;
+    let until = Instant::now() + field.form.stay;
     let newer = async {
         loop {
             match client.get("/new").await {
@@ -325,4 +346,21 @@ pub async fn http2(field: Arc<Field>, addr: SocketAddr) {
         Err(error) => tally.lose(error),
     }
     field.connection_ended();
+}
+
+/// (g) grpcio's twenty streams and four callers, which are at work; the streams stay, and the
+/// callers go on elsewhere.
+pub async fn grpc(field: Arc<Field>, mut clients: Peer) {
+    let tally = &field.grpc;
+    field.at_work();
+    tokio::time::sleep(field.form.stay).await;
+    clients.say("that is enough");
+    let report = tokio::task::spawn_blocking(move || clients.json()).await.expect("a report");
+    field.connection_ended();
+    let number = |name: &str| report[name].as_u64().expect("a number");
+    tally.done.fetch_add(number("calls") + number("messages"), Relaxed);
+    tally.ended.fetch_add(number("streamsEnded"), Relaxed);
+    for failure in report["failures"].as_array().expect("a list") {
+        tally.lose(failure);
+    }
 }

@@ -17,7 +17,8 @@ pub struct Haproxy {
     pub addr: SocketAddr,
     socket: PathBuf,
     process: Peer,
-    _directory: Option<Directory>,
+    /// Kept for as long as it runs, unless the test has it.
+    directory: Option<Directory>,
 }
 
 impl Haproxy {
@@ -33,7 +34,7 @@ impl Haproxy {
         }
         let directory = Directory::new();
         let mut haproxy = Self::start(&directory, "http", &sections);
-        haproxy._directory = Some(directory);
+        haproxy.directory = Some(directory);
         haproxy
     }
 
@@ -65,7 +66,7 @@ impl Haproxy {
         let mut command = Command::new("haproxy");
         command.args(["-db", "-q", "-f", &file]);
         let process = Peer::start(command);
-        let haproxy = Haproxy { addr, socket, process, _directory: None };
+        let haproxy = Haproxy { addr, socket, process, directory: None };
         let deadline = Instant::now() + PATIENCE;
         while UnixStream::connect(&haproxy.socket).is_err() {
             assert!(Instant::now() < deadline, "HAProxy does not listen");

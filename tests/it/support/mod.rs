@@ -36,6 +36,12 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A drain without a lame duck, over as soon as nothing is left.
 pub const QUICK: [&str; 6] =
     ["--drain-delay", "0", "--settled-for", "0", "--settle-period", "100ms"];
+
+/// Whether tests that have a long form are to run it: `EBBTIDE_TEST_FULL=1`.
+pub fn is_full_form() -> bool {
+    std::env::var("EBBTIDE_TEST_FULL").is_ok_and(|full| full != "0")
+}
+
 /// When a log line was written.
 pub fn written_at(line: &Value) -> SystemTime {
     let text = line["timestamp"].as_str().expect("a time stamp");

@@ -43,6 +43,18 @@ impl Peer {
         Self::start(command)
     }
 
+    /// grpcio's server, with a method that sends everything back.
+    pub fn grpc_server() -> Self {
+        Self::server(grpc("server"))
+    }
+
+    /// grpcio's clients of all these addresses: twenty streams and four callers.
+    pub fn grpc_clients(addrs: &[String]) -> Self {
+        let mut command = grpc("client");
+        command.args(addrs);
+        Self::start(command)
+    }
+
     /// nginx on a socket of its own, with what is inside its `server` block.
     pub fn nginx(server: &str) -> Self {
         let directory = Directory::new();
@@ -76,7 +88,7 @@ impl Peer {
     }
 
     /// One whose first line is its port.
-    fn server(command: Command) -> Self {
+    pub fn server(command: Command) -> Self {
         let mut peer = Self::start(command);
         peer.upstream = format!("127.0.0.1:{}", peer.line());
         peer
@@ -124,6 +136,14 @@ impl Peer {
         let stdin = self.stdin.as_mut().expect("a pipe");
         writeln!(stdin, "{line}").expect("the peer listens");
     }
+}
+
+/// Both ends of a gRPC load, by `grpc_peer.py`.
+fn grpc(role: &str) -> Command {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/grpc_peer.py");
+    let mut command = Command::new("python3");
+    command.args(["-u", script, role]);
+    command
 }
 
 impl Drop for Peer {

@@ -3,8 +3,8 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
-use std::time::Instant;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -22,7 +22,10 @@ struct Log {
     grown: Condvar,
 }
 
-/// A running `ebbtide`, killed when dropped.
+/// The last so many log lines are what a failed test shows.
+const SHOWN_LINES: usize = 400;
+
+/// A running `ebbtide`, killed when dropped. A test that fails shows what it knew and wrote.
 pub struct Ebbtide {
     child: Child,
     log: Arc<Log>,
@@ -33,6 +36,8 @@ pub struct Ebbtide {
 pub struct Finished {
     pub status: ExitStatus,
     pub log: Vec<Value>,
+    /// When that was seen; the process was looked at every few milliseconds.
+    pub at: SystemTime,
 }
 
 impl Ebbtide {
@@ -97,7 +102,7 @@ impl Ebbtide {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let over = lines.1 || left.is_zero();
-            assert!(!over, "no log line {what}; there are {:#?}", lines.0);
+            assert!(!over, "no log line {what}");
             lines = self.log.grown.wait_timeout(lines, left).expect("the log").0;
         }
     }
@@ -199,22 +204,46 @@ impl Ebbtide {
             if let Some(status) = self.child.try_wait().expect("a child of ours") {
                 break status;
             }
-            assert!(Instant::now() < deadline, "did not end; its log: {:#?}", self.log());
+            assert!(Instant::now() < deadline, "did not end");
             std::thread::sleep(std::time::Duration::from_millis(2));
         };
+        let at = SystemTime::now();
         let mut lines = self.log.lines.lock().expect("the log");
         while !lines.1 {
             lines = self.log.grown.wait(lines).expect("the log");
         }
-        Finished { status, log: lines.0.clone() }
+        Finished { status, log: lines.0.clone(), at }
     }
 }
 
 impl Drop for Ebbtide {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.show();
+        }
         // Gone already, in most tests.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Ebbtide {
+    /// Shows a failed test's reader what it carried and wrote, as far as that can still be had.
+    fn show(&self) {
+        let lines = self.log.lines.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
+        eprintln!("ebbtide, process {}:", self.pid());
+        let endpoints = lines.iter().find(|line| line["message"] == "endpoints answer");
+        let control = endpoints.and_then(|line| line["control"].as_str()?.parse().ok());
+        for path in ["/status", "/connections"] {
+            let answer = control.map(|control| http::request(control, "GET", path));
+            match answer {
+                Some(Ok(reply)) => eprintln!("{path}: {}", reply.body),
+                other => eprintln!("{path}: {other:?}"),
+            }
+        }
+        for line in lines.iter().skip(lines.len().saturating_sub(SHOWN_LINES)) {
+            eprintln!("{line}");
+        }
     }
 }
 

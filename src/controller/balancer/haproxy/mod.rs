@@ -85,7 +85,7 @@ pub enum Deregister {
     Delete,
 }
 
-/// How servers are added. Needs HAProxy 2.5.
+/// How servers are added. Needs HAProxy 2.6.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct AddServer {

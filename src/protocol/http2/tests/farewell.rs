@@ -28,13 +28,60 @@ fn an_idle_connection_hears_both_phases() {
 fn nothing_is_said_before_the_upstream_has_begun() {
     let settings = settings();
     Script::new()
-        .drain()
         .client(preface())
+        .drain()
         .reaches_client([])
         .upstream(&settings[..12])
         .reaches_client(&settings[..12])
         .upstream(&settings[12..])
         .reaches_client([&settings[12..], &first_words()].concat())
+        .play();
+}
+
+#[test]
+fn a_client_that_comes_in_a_drain_is_told_behind_its_first_request() {
+    Script::new()
+        .drain()
+        .client(preface())
+        .expect("waits", Http2::awaits_request)
+        .upstream([settings(), ping(*b"another!", 0)].concat())
+        .reaches_client([settings(), ping(*b"another!", 0)].concat())
+        .expect("blocks", |http2| http2.is_blocking() && !http2.farewell_done())
+        .client(headers(1, END_STREAM))
+        .reaches_client(first_words())
+        .expect("waits no more", |http2| !http2.awaits_request())
+        .client(answer())
+        .reaches_client(last_words(1))
+        .upstream(headers(1, END_STREAM))
+        .done()
+        .play();
+}
+
+#[test]
+fn a_client_that_comes_in_a_drain_and_asks_nothing_is_told_in_the_end() {
+    Script::new()
+        .drain()
+        .client(preface())
+        .upstream(settings())
+        .reaches_client(settings())
+        .not_done()
+        .then(|vectors| vectors.tracker.overdue())
+        .reaches_client(last_words(0))
+        .done()
+        .play();
+}
+
+#[test]
+fn a_client_that_came_in_a_drain_that_was_undone_is_told_at_once_in_the_next() {
+    Script::new()
+        .drain()
+        .client(preface())
+        .upstream(settings())
+        .then(|vectors| vectors.tracker.end_drain())
+        .expect("waits for nothing", |http2| !http2.awaits_request() && !http2.is_blocking())
+        .reaches_client(settings())
+        .drain()
+        .reaches_client(first_words())
         .play();
 }
 
@@ -104,7 +151,7 @@ fn without_an_answer_the_relay_decides() {
     told()
         .client(headers(1, END_STREAM))
         .reaches_client([])
-        .then(|vectors| vectors.tracker.ping_overdue())
+        .then(|vectors| vectors.tracker.overdue())
         .reaches_client(last_words(1))
         .not_done()
         .reaches_upstream(headers(1, END_STREAM))
@@ -118,7 +165,7 @@ fn without_an_answer_the_relay_decides() {
 #[test]
 fn overdue_means_nothing_before_the_ping() {
     Script::begun()
-        .then(|vectors| vectors.tracker.ping_overdue())
+        .then(|vectors| vectors.tracker.overdue())
         .drain()
         .reaches_client(first_words())
         .play();
