@@ -1,5 +1,6 @@
 //! The commands: one file each, its flags and its `run`.
 
+mod access;
 mod check;
 mod client;
 mod connections;

@@ -113,12 +113,12 @@ impl Follower {
 
     /// Writes what it has not seen yet. Nothing is written when there is nothing.
     fn tell(&mut self, changes: Changes, text: &mut String) {
-        let Changes { version, complete, list, more } = changes;
+        let Changes { version, complete, latest, more } = changes;
         if !complete {
             self.catches_up = true;
             write_event(text, "reset", None, "{}");
         }
-        for (version, change) in list {
+        for (version, change) in latest {
             match change {
                 Change::Target(view) => write_json(text, "target", version, &view),
                 Change::Gone(id) => write_json(text, "gone", version, id.as_str()),

@@ -1,26 +1,30 @@
 //! Every target, in bounded memory: the last report of each, and what is done about it.
 
-mod looks;
+mod changes;
 mod orders;
+mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::balancer::Member;
 use super::check::Checked;
-use super::decide::{Fleet, Heard, Stale, Standing, Target};
+use super::decide::{Fleet, Stale, Standing, Target};
 use super::fall::Fall;
 use super::service::{Census, ServiceName, Share};
 use super::view::{TargetId, TargetView, Version};
-use crate::api::report::{Answer, Directive, Report};
+use crate::api::report::{Answer, Report};
 use crate::drain::Phase;
 
-pub(super) use looks::{Change, Changes};
+pub(super) use changes::{Change, Changes};
 pub(super) use orders::Concluded;
+pub(super) use wishes::WishError;
+
+use changes::first_version;
 
 /// A deregistered target that has been silent for this long is forgotten; any silent one, to make room.
 pub(super) const FORGET_AFTER: Duration = Duration::from_secs(600);
@@ -35,19 +39,6 @@ pub(super) enum Refusal {
     Stale(#[from] Stale),
     #[error("{max_targets} targets are remembered already; raise --max-targets")]
     Full { max_targets: usize },
-}
-
-/// Why an operator's wish can't be fulfilled.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum WishError {
-    #[error("no target `{0}`; GET /v1/targets lists them")]
-    Unknown(String),
-    #[error("`{0}` was told to leave by a signal: it can't serve again")]
-    Leaves(String),
-    #[error(
-        "{draining} targets of its service drain already, and {allowed} may; try again when one has ended"
-    )]
-    Limit { draining: usize, allowed: usize },
 }
 
 /// The rules for all targets.
@@ -81,7 +72,6 @@ pub(super) struct Entry {
     predecessor: Option<TargetId>,
 }
 
-/// Every target.
 #[derive(Debug)]
 pub(super) struct Table {
     rules: Rules,
@@ -200,38 +190,6 @@ impl Table {
         entry.superseded || predecessor.is_some_and(|it| it.target.under_way().is_some())
     }
 
-    /// Lets a drain that was asked for go on if there is room for it.
-    fn weigh_permit(&mut self, id: &TargetId, now: Instant) {
-        let Some(share) = self.rules.max_draining else {
-            return;
-        };
-        let Some(entry) = self.targets.get(id) else {
-            return;
-        };
-        if !entry.target.asks_leave() {
-            return;
-        }
-        let others = self.draining_of(&entry.service, id, now);
-        let granted = others.draining < share.of(others.targets + 1);
-        if let Some(entry) = self.targets.get_mut(id) {
-            entry.target.permit(granted);
-        }
-    }
-
-    /// How many of `service` there are, and drain, apart from `id`.
-    fn draining_of(&self, service: &ServiceName, id: &TargetId, now: Instant) -> Others {
-        let fleet = self.fleet(service);
-        let mut others = Others { targets: 0, draining: 0 };
-        for (other, entry) in &self.targets {
-            if other == id || entry.service != *service || entry.target.is_lost(fleet, now) {
-                continue;
-            }
-            others.targets += usize::from(entry.target.heard().phase != Phase::Drained);
-            others.draining += usize::from(entry.target.is_draining(now));
-        }
-        others
-    }
-
     fn fleet(&self, service: &ServiceName) -> Fleet {
         let deaf = self.services.get(service).is_some_and(Census::is_deaf);
         Fleet { lost_after: self.rules.lost_after, deaf }
@@ -332,47 +290,25 @@ impl Table {
         services
     }
 
-    /// Asks a target to drain or to serve again, in its next answers.
-    pub(super) fn wish(
-        &mut self,
-        id: &str,
-        directive: Directive,
-        now: Instant,
-    ) -> Result<(TargetId, TargetView), WishError> {
-        let (id, entry) =
-            self.targets.get_key_value(id).ok_or_else(|| WishError::Unknown(id.to_owned()))?;
-        let id = id.clone();
-        let Heard { phase, must_leave, .. } = entry.target.heard();
-        if directive == Directive::Undrain && must_leave && phase != Phase::Serving {
-            return Err(WishError::Leaves(id.to_string()));
-        }
-        if directive == Directive::Drain
-            && phase == Phase::Serving
-            && let Some(share) = self.rules.max_draining
-        {
-            let others = self.draining_of(&entry.service, &id, now);
-            let allowed = share.of(others.targets + 1);
-            if others.draining >= allowed {
-                return Err(WishError::Limit { draining: others.draining, allowed });
-            }
-        }
-        let there = match directive {
-            Directive::Drain => phase != Phase::Serving,
-            _ => phase == Phase::Serving,
-        };
-        let directive = if there { Directive::None } else { directive };
-        if let Some(entry) = self.targets.get_mut(&id) {
-            entry.target.wish(directive, now);
-        }
-        self.touch(&id);
-        let view = self.get(id.as_str(), now);
-        view.map(|view| (id.clone(), view)).ok_or(WishError::Unknown(id.to_string()))
+    /// Every service as the last sweep counted it.
+    pub(super) fn services(&self) -> impl Iterator<Item = (&ServiceName, &Census)> {
+        self.services.iter()
     }
-}
 
-struct Others {
-    targets: usize,
-    draining: usize,
+    /// Every target, ordered by namespace and name.
+    pub(super) fn list(&self, now: Instant) -> Vec<TargetView> {
+        self.targets.iter().map(|(id, entry)| self.view(id, entry, now)).collect()
+    }
+
+    /// One target.
+    pub(super) fn get(&self, id: &str, now: Instant) -> Option<TargetView> {
+        let (id, entry) = self.targets.get_key_value(id)?;
+        Some(self.view(id, entry, now))
+    }
+
+    fn view(&self, id: &TargetId, entry: &Entry, now: Instant) -> TargetView {
+        TargetView::of(id, entry, &entry.service, self.fleet(&entry.service), now)
+    }
 }
 
 impl Entry {
@@ -399,11 +335,4 @@ fn member(report: &Report, service: &ServiceName) -> Member {
         ip: identity.pod_ip.parse().ok(),
         ports,
     }
-}
-
-/// Microseconds since 1970. No table changes a million times a second, so that whoever has followed an
-/// earlier run, or another replica, has not seen a version that this table also has.
-fn first_version() -> Version {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Version(u64::try_from(since.as_micros()).unwrap_or(0))
 }

@@ -56,6 +56,8 @@ impl Fixture {
             lost_after: Duration::from_secs(30),
             max_draining: None,
             peers: Vec::new(),
+            gate: Gate::open("127.0.0.1:0".parse().expect("an address")),
+            tls: None,
             balancer: Box::new(Log { assume_weight_zero_after: Some(Duration::ZERO) }),
         };
         let controller = Controller::bind(settings, None, move |action, report| {

@@ -1,9 +1,8 @@
-//! What can be seen of the table: targets, services, and what changed.
+//! What changed since a follower looked last.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Entry, MAX_GONE, Table};
-use crate::controller::service::{Census, ServiceName};
 use crate::controller::view::{TargetId, TargetView, Version};
 
 /// What changed since a version.
@@ -15,7 +14,7 @@ pub(in crate::controller) struct Changes {
     /// are the whole table.
     pub(in crate::controller) complete: bool,
     /// Oldest first.
-    pub(in crate::controller) list: Vec<(Version, Change)>,
+    pub(in crate::controller) latest: Vec<(Version, Change)>,
     /// Whether there are more than fitted.
     pub(in crate::controller) more: bool,
 }
@@ -28,11 +27,6 @@ pub(in crate::controller) enum Change {
 }
 
 impl Table {
-    /// Every service as the last sweep counted it.
-    pub(in crate::controller) fn services(&self) -> impl Iterator<Item = (&ServiceName, &Census)> {
-        self.services.iter()
-    }
-
     /// What changed after `since`, oldest first and at most `max` of it; with none, or one that is not
     /// of this table or from before what it has forgotten, everything there is.
     pub(in crate::controller) fn changes(
@@ -60,14 +54,14 @@ impl Table {
         }
         latest.sort_unstable_by_key(|(version, ..)| *version);
         let last = latest.last().map_or(since, |(version, ..)| *version);
-        let changes = latest.into_iter().map(|(version, id, entry)| match entry {
+        let latest = latest.into_iter().map(|(version, id, entry)| match entry {
             Some(entry) => (version, Change::Target(Box::new(self.view(id, entry, now)))),
             None => (version, Change::Gone(id.clone())),
         });
         Changes {
             version: if more { last } else { self.version },
             complete,
-            list: changes.collect(),
+            latest: latest.collect(),
             more,
         }
     }
@@ -76,19 +70,11 @@ impl Table {
     fn is_told(&self, since: Version) -> bool {
         self.gone.len() < MAX_GONE || self.gone[0].0 <= since.next()
     }
+}
 
-    /// Every target, ordered by namespace and name.
-    pub(in crate::controller) fn list(&self, now: Instant) -> Vec<TargetView> {
-        self.targets.iter().map(|(id, entry)| self.view(id, entry, now)).collect()
-    }
-
-    /// One target.
-    pub(in crate::controller) fn get(&self, id: &str, now: Instant) -> Option<TargetView> {
-        let (id, entry) = self.targets.get_key_value(id)?;
-        Some(self.view(id, entry, now))
-    }
-
-    fn view(&self, id: &TargetId, entry: &Entry, now: Instant) -> TargetView {
-        TargetView::of(id, entry, &entry.service, self.fleet(&entry.service), now)
-    }
+/// Microseconds since 1970. No table changes a million times a second, so that whoever has followed an
+/// earlier run, or another replica, has not seen a version that this table also has.
+pub(super) fn first_version() -> Version {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Version(u64::try_from(since.as_micros()).unwrap_or(0))
 }
