@@ -26,6 +26,7 @@ mod drain;
 mod endpoints;
 mod faults;
 mod field;
+mod fleet;
 mod forwarding;
 mod grpc;
 mod house;

@@ -1,6 +1,7 @@
 //! What the tests share: the program as a process, its log, its endpoints; peers of every kind.
 
 pub mod application;
+pub mod browser;
 pub mod churn;
 pub mod crowd;
 pub mod directory;
@@ -20,6 +21,7 @@ pub mod usage;
 pub use application::{
     application, connect, echo, exchange, expect_end, expect_refused, expect_reset, free_port,
 };
+pub use browser::Browser;
 pub use directory::Directory;
 pub use http::Reply;
 pub use process::{Ebbtide, Finished};
