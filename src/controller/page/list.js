@@ -36,12 +36,12 @@ function row() {
   const cell = classes => tr.appendChild(make("td", "", classes));
   const name = cell("name");
   const slot = {
-    tr, link: name.appendChild(make("a")), service: cell("soft"), phase: cell().appendChild(make("span")),
-    remaining: cell("n big-n"), picture: new Picture(), id: null
+    tr, link: name.appendChild(make("a")), service: cell("soft mid"), phase: cell().appendChild(make("span")),
+    remaining: cell(), picture: new Picture(), id: null
   };
   cell("wide").append(slot.picture.svg);
   Object.assign(slot, {
-    classes: cell("soft wide"), oldest: cell("n wide"), deadline: cell("n"), balancer: cell(), marks: cell()
+    classes: cell("soft wide"), oldest: cell("n wide"), deadline: cell("n"), balancer: cell("mid"), marks: cell()
   });
   return slot;
 }
@@ -60,7 +60,8 @@ function fill(slot, entry, now) {
   say(slot.service, view.service);
   say(slot.phase, report.phase);
   dress(slot.phase, "phase " + report.phase);
-  say(slot.remaining, entry.leaving || report.drainBlockingConnections ? count(report.drainBlockingConnections) : "");
+  say(slot.remaining, count(report.drainBlockingConnections));
+  dress(slot.remaining, entry.leaving ? "n big-n" : "n soft");
   slot.picture.draw(view.fall);
   const open = classes(view);
   say(slot.classes, open);
@@ -68,7 +69,7 @@ function fill(slot, entry, now) {
   say(slot.oldest, report.activeConnections ? time(report.oldestConnectionSeconds) : "");
   dress(slot.deadline, entry.leaving && report.phase === "Closing" ? "n warm" : "n");
   say(slot.balancer, balancer(view));
-  dress(slot.balancer, view.order ? "" : "soft");
+  dress(slot.balancer, view.order ? "mid" : "soft mid");
   slot.balancer.title = view.order ? "being told: " + view.order : "";
   slot.marks.replaceChildren(...marks(view).map(([text, how]) => make("span", text, "mark " + how)));
   slot.marks.title = view.trouble ? view.trouble.message : "";

@@ -110,7 +110,7 @@ fn the_fleet_is_shown_live_searched_and_opened() {
     browser.click("[data-kind=leaving]");
     browser.until(&format!("{ROWS} === 2"));
     browser.click("#search");
-    browser.write("meet draining");
+    browser.write("MEET node-1");
     browser.until(&format!("{ROWS} === 1"));
     assert_eq!(browser.text("#shown"), "1 of 4 shown");
     // Opened by a click, with everything, and back by the browser's own way.
@@ -426,6 +426,7 @@ fn the_picture_of_the_docs() {
     browser.until("document.querySelector('#news').innerText.includes('began to drain')");
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     let elsewhere = std::env::temp_dir();
+    browser.size(1280, 640);
     browser.prefers("light");
     browser.picture(&docs.join("controller.png"));
     browser.prefers("dark");
