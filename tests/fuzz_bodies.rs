@@ -1,7 +1,10 @@
-//! The fuzz targets' bodies, over a small corpus and what random changes make of it.
+//! The fuzz targets' bodies, over the corpus that `cargo fuzz` has left, and over random changes of a
+//! small one. The body of `http2` is run by the unit tests.
 
 #[path = "../fuzz/bodies.rs"]
 mod bodies;
+#[path = "../fuzz/relay/mod.rs"]
+mod relay;
 
 /// Acts as the bodies read them: even bytes read from the client, odd ones from the upstream.
 fn act(what: u8, bytes: &str) -> Vec<u8> {
@@ -29,6 +32,78 @@ fn corpus() -> Vec<Vec<u8>> {
         [&upgrade[..], &switched, &frames, &LEAVE, &frames].concat(),
         [&frames[..], &LEAVE, &frames].concat(),
     ]
+}
+
+/// Runs everything that is kept for a target.
+fn replay(target: &str, body: fn(&[u8])) {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let inputs = std::fs::read_dir(&folder).expect("a corpus");
+    let mut count = 0;
+    for input in inputs {
+        let path = input.expect("a file").path();
+        // Captured unless the test fails, and then the last one is the finding.
+        println!("{}", path.display());
+        body(&std::fs::read(path).expect("its bytes"));
+        count += 1;
+    }
+    assert!(count > 0, "{} is empty", folder.display());
+}
+
+#[test]
+fn the_corpus_of_http1_finds_nothing() {
+    replay("http1", bodies::http1);
+}
+
+#[test]
+fn the_corpus_of_websocket_finds_nothing() {
+    replay("websocket", bodies::websocket);
+}
+
+#[test]
+fn the_corpus_of_the_relay_finds_nothing() {
+    replay("relay", relay::run);
+}
+
+/// The client's bytes made the connection opaque while half a response's head was held for the
+/// farewell: it stayed until the application said more, and was lost when the client was to leave.
+#[test]
+fn what_was_held_for_an_edit_is_passed_on_when_the_connection_becomes_opaque() {
+    relay::run(&[3, 1, 2, 0, 12, 0, 5, 2, 4, 13, 14, 0]);
+}
+
+/// An idle client that was asked to leave got a FIN, but its next request went to the application,
+/// whose answer was thrown away.
+#[test]
+fn a_request_that_crosses_the_fin_to_an_idle_client_does_not_reach_the_application() {
+    relay::run(&[7, 1, 14, 0, 2, 200, 3, 8, 3, 1]);
+    relay::run(&[5, 1, 2, 0, 3, 0, 14, 0, 2, 0, 3, 0]);
+}
+
+/// Conversations of two peers through the relay, drained somewhere in the middle.
+#[test]
+fn random_connections_find_nothing() {
+    const CONNECTIONS: usize = 2_000;
+    let mut random = fastrand::Rng::with_seed(3);
+    for _ in 0..CONNECTIONS {
+        let mut input = vec![random.u8(..), random.u8(..)];
+        for _ in 0..random.usize(0..30) {
+            let what = match random.u8(0..10) {
+                0..3 => 2,
+                3..6 => 3,
+                // Words out of place, and peers that vanish, end most of what is promised.
+                6..9 => random.u8(6..19),
+                _ => random.u8(..32),
+            };
+            let how = match random.u8(0..4) {
+                0 => 255,
+                1 => random.u8(..16),
+                _ => random.u8(..),
+            };
+            input.extend([what | if random.bool() { 0x80 } else { 0 }, how]);
+        }
+        println!("{}", input.escape_ascii());
+        relay::run(&input);
+    }
 }
 
 #[test]

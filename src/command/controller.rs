@@ -146,18 +146,17 @@ fn balancer(
     config: Option<balancer::Config>,
     assumed: Option<Span>,
 ) -> Result<Box<dyn Balancer>, String> {
-    match config.unwrap_or_default() {
-        balancer::Config::Log => {
-            Ok(Box::new(Log { assume_weight_zero_after: assumed.map(|span| span.0) }))
-        }
-        #[expect(unreachable_patterns, reason = "the other balancers follow")]
-        _ if assumed.is_some() => {
-            Err("--assume-weight-zero-after is for the `log` balancer alone: this one is asked"
-                .into())
-        }
-        #[expect(unreachable_patterns, reason = "the other balancers follow")]
-        config => config.build().map_err(|error| error.to_string()),
+    let config = config.unwrap_or_default();
+    let assume_weight_zero_after = assumed.map(|span| span.0);
+    if config == balancer::Config::Log {
+        return Ok(Box::new(Log { assume_weight_zero_after }));
     }
+    if assumed.is_some() {
+        return Err(
+            "--assume-weight-zero-after is for the `log` balancer alone: others tell".into()
+        );
+    }
+    config.build().map_err(|error| error.to_string())
 }
 
 impl Args {

@@ -64,6 +64,7 @@ impl Sidecar {
     pub fn bind(settings: Settings) -> Result<Self, Failure> {
         let started = Instant::now();
         let metrics = Metrics::install().map_err(Failure::bug)?;
+        metrics.expect_websocket_code(settings.connections.manners.websocket_code);
         let drain = Drain::new(settings.schedule);
         let table = Table::default();
         let mut listeners = Vec::new();

@@ -7,7 +7,7 @@ use super::serve::Serving;
 use super::table::Entry;
 use crate::drain::Guard;
 use crate::protocol::http1::DrainOptions;
-use crate::protocol::{Class, Events};
+use crate::protocol::{Class, Events, Word};
 use crate::relay::Observer;
 
 /// Keeps a connection's entry, guard and counts in step with what its bytes say.
@@ -71,6 +71,17 @@ impl Observer for Watcher<'_> {
         }
         if events.refused > 0 {
             metrics.request_refused();
+        }
+    }
+
+    fn told(&self, farewell: Word) {
+        let metrics = &self.serving.metrics;
+        match farewell {
+            Word::FirstGoaway => metrics.goaway_sent("first"),
+            Word::FinalGoaway => metrics.goaway_sent("final"),
+            Word::Close => {
+                metrics.websocket_close_sent(self.serving.settings.manners.websocket_code);
+            }
         }
     }
 

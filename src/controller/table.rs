@@ -1,6 +1,7 @@
 //! Every target, in bounded memory: the last report of each, and what is done about it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -68,6 +69,10 @@ pub(super) struct Entry {
     /// Whoever waits for the order under way.
     waiting: Option<Arc<Notify>>,
     was_lost: bool,
+    /// A later target has its address: whatever a balancer is told of that concerns the other one.
+    superseded: bool,
+    /// The target that had its address before, and whose last order must have ended.
+    predecessor: Option<TargetId>,
 }
 
 #[derive(Debug)]
@@ -79,6 +84,8 @@ pub(super) struct Table {
     leaving: VecDeque<TargetId>,
     coming: VecDeque<TargetId>,
     timers: BTreeSet<(Instant, TargetId)>,
+    /// Whose each address is: that of the run which began last.
+    addresses: BTreeMap<SocketAddr, TargetId>,
     /// The version of the empty table, unlike any of another controller: see [`first_version`].
     begun: Version,
     version: Version,
@@ -105,6 +112,7 @@ impl Table {
             leaving: VecDeque::new(),
             coming: VecDeque::new(),
             timers: BTreeSet::new(),
+            addresses: BTreeMap::new(),
             begun,
             version: begun,
             gone: VecDeque::new(),
@@ -135,13 +143,64 @@ impl Table {
                 ordered_at: None,
                 waiting: None,
                 was_lost: false,
+                superseded: false,
+                predecessor: None,
             };
             self.targets.insert(id.clone(), entry);
+        }
+        self.claim_addresses(&id);
+        if !self.targets.contains_key(&id) {
+            return Err(Stale::Run.into());
         }
         self.weigh_permit(&id, now);
         self.touch(&id);
         self.queue(&id, now);
         Ok(id)
+    }
+
+    /// A pod's address goes to another pod when it is gone. Balancers know addresses, so nothing may be
+    /// said any more of the one that had it.
+    fn claim_addresses(&mut self, id: &TargetId) {
+        let Some(entry) = self.targets.get(id) else {
+            return;
+        };
+        let run = entry.target.heard().run;
+        let Member { ip, ports, .. } = member(&entry.report, &entry.service);
+        for addr in ip.into_iter().flat_map(|ip| ports.iter().map(move |port| (ip, *port).into())) {
+            let former = self.addresses.get(&addr).filter(|former| *former != id).cloned();
+            let Some(former) = former else {
+                self.addresses.insert(addr, id.clone());
+                continue;
+            };
+            let is_later =
+                self.targets.get(&former).is_some_and(|former| former.target.heard().run > run);
+            if is_later {
+                self.supersede(id);
+                return;
+            }
+            self.addresses.insert(addr, id.clone());
+            self.supersede(&former);
+            if let Some(entry) = self.targets.get_mut(id) {
+                entry.predecessor = Some(former);
+            }
+        }
+    }
+
+    /// Gives no more orders for a target, and forgets it when the one under way has ended.
+    fn supersede(&mut self, id: &TargetId) {
+        let Some(entry) = self.targets.get_mut(id) else {
+            return;
+        };
+        entry.superseded = true;
+        if entry.target.under_way().is_none() {
+            self.forget(id);
+        }
+    }
+
+    /// Whether nothing may be said of a target, for good or until its predecessor's order has ended.
+    fn is_muted(&self, entry: &Entry) -> bool {
+        let predecessor = entry.predecessor.as_ref().and_then(|id| self.targets.get(id));
+        entry.superseded || predecessor.is_some_and(|it| it.target.under_way().is_some())
     }
 
     /// Lets a drain that was asked for go on if there is room for it.
@@ -204,6 +263,7 @@ impl Table {
 
     fn forget(&mut self, id: &TargetId) {
         self.targets.remove(id);
+        self.addresses.retain(|_, owner| owner != id);
         self.version = self.version.next();
         self.gone.push_back((self.version, id.clone()));
         if self.gone.len() > MAX_GONE {
@@ -223,6 +283,9 @@ impl Table {
         let Some(entry) = self.targets.get(id) else {
             return;
         };
+        if self.is_muted(entry) {
+            return;
+        }
         let fleet = self.fleet(&entry.service);
         let due = entry.target.order(fleet, now);
         if let Some(at) = entry.target.resumes_at(fleet, now) {
@@ -255,10 +318,14 @@ impl Table {
     }
 
     fn take_order(&mut self, id: &TargetId, now: Instant) -> Option<Order> {
-        let service = self.targets.get(id)?.service.clone();
+        let entry = self.targets.get(id)?;
+        let (service, is_muted) = (entry.service.clone(), self.is_muted(entry));
         let fleet = self.fleet(&service);
         let entry = self.targets.get_mut(id)?;
         entry.queued = false;
+        if is_muted {
+            return None;
+        }
         // What was due when it was queued may have changed since.
         let action = entry.target.order(fleet, now)?;
         entry.target.begin(action);
@@ -321,9 +388,24 @@ impl Table {
             waiting.notify_waiters();
         }
         let report = entry.report.clone();
-        self.touch(id);
-        self.queue(id, now);
+        if entry.superseded {
+            self.forget(id);
+            self.queue_heirs(id, now);
+        } else {
+            self.touch(id);
+            self.queue(id, now);
+        }
         Some(Concluded { report, acknowledged_after, repeated })
+    }
+
+    /// Queues those that waited for a target's last order.
+    fn queue_heirs(&mut self, predecessor: &TargetId, now: Instant) {
+        let is_heir = |entry: &Entry| entry.predecessor.as_ref() == Some(predecessor);
+        let heirs = self.targets.iter().filter(|(_, entry)| is_heir(entry));
+        let heirs: Vec<TargetId> = heirs.map(|(id, _)| id.clone()).collect();
+        for id in heirs {
+            self.queue(&id, now);
+        }
     }
 
     /// Told when the order that is under way or queued for the target has ended; none when there is none.

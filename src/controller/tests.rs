@@ -369,3 +369,32 @@ async fn orders_that_fail_come_again_when_their_pause_is_over() {
     let at = desk.table.next_timer().expect("a timer");
     assert_eq!(desk.table.take_orders(10, at).len(), 1);
 }
+
+/// A report of a pod at an address, by a run that began `minute` minutes after ten.
+fn at_address(name: &str, minute: u8, phase: &str) -> Report {
+    let mut report = report(name, 1, phase);
+    report.identity.pod_ip = "10.0.0.7".to_owned();
+    report.start_time = format!("2024-05-01T10:{minute:02}:00Z");
+    let (address, state) = ("0.0.0.0".to_owned(), "Accepting".to_owned());
+    report.listeners = vec![crate::api::report::ListenerReport { address, port: 8080, state }];
+    report
+}
+
+#[tokio::test]
+async fn a_pod_that_inherits_an_address_is_not_deregistered_for_the_one_that_had_it() {
+    let mut desk = Desk::new(10, None);
+    desk.store(&at_address("old", 0, "Drained"), Duration::ZERO).expect("room");
+    let given = desk.table.take_orders(10, desk.start.instant);
+    assert!(desk.store(&at_address("new", 1, "Serving"), SECOND).is_ok());
+    assert_eq!(desk.obey(SECOND).await, [], "the order for the old one is under way");
+    let failed = Outcome::Failed(balancer::Error::new(balancer::ErrorKind::Timeout, "late"));
+    for (id, order) in given {
+        assert_eq!(order.action, Action::WeightZero, "one connection blocks it");
+        desk.table.conclude(&id, failed.clone(), desk.start.instant + SECOND * 2);
+    }
+    assert_eq!(desk.names(SECOND * 2), "new");
+    assert_eq!(desk.obey(SECOND * 3).await, [("new".to_owned(), Action::Register)]);
+    assert!(desk.store(&at_address("old", 0, "Drained"), SECOND * 4).is_err(), "it comes late");
+    assert_eq!(desk.obey(SECOND * 40).await, []);
+    assert_eq!(desk.names(SECOND * 40), "new");
+}

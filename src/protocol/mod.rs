@@ -18,6 +18,7 @@ pub mod http2;
 mod surprise;
 mod tracker;
 pub mod websocket;
+mod word;
 
 #[cfg(test)]
 mod testing;
@@ -26,6 +27,7 @@ pub use class::Class;
 pub use events::Events;
 pub use surprise::Surprise;
 pub use tracker::Tracker;
+pub use word::Word;
 
 /// Which way bytes travel through a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -2,7 +2,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::detect::{Decision, Detector};
-use super::{Class, Direction, Events, Step, Surprise, http1, http2, websocket};
+use super::{Class, Direction, Events, Step, Surprise, Word, http1, http2, websocket};
 
 /// The tracker of one connection, whatever it speaks.
 ///
@@ -178,6 +178,16 @@ impl Tracker {
         match self {
             Tracker::Http1(tracker) => tracker.interject(direction),
             Tracker::Http2(tracker) => tracker.interject(direction),
+            _ => None,
+        }
+    }
+
+    /// The farewell among the bytes that were just to be inserted or interjected; asked after each
+    /// of them, it names every one.
+    pub fn take_word(&mut self) -> Option<Word> {
+        match self {
+            Tracker::Http1(tracker) => tracker.take_word(),
+            Tracker::Http2(tracker) => tracker.take_word(),
             _ => None,
         }
     }

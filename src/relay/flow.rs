@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use super::buffers::{Buffer, Size};
 use crate::net::Socket;
-use crate::protocol::{Direction, Step, Tracker};
+use crate::protocol::{Direction, Step, Tracker, Word};
 
 /// Bytes that one direction moves before it lets other connections have their turn.
 const TURN_BYTES: usize = 1024 * 1024;
@@ -58,6 +58,9 @@ pub(super) struct Flow {
     size: Size,
     source_ended: bool,
     ended: bool,
+    /// The farewell in what is pending, and one that the receiver's kernel has taken.
+    pending_word: Option<Word>,
+    written_word: Option<Word>,
 }
 
 impl Flow {
@@ -70,6 +73,8 @@ impl Flow {
             size: Size::Small,
             source_ended: false,
             ended: false,
+            pending_word: None,
+            written_word: None,
         }
     }
 
@@ -78,9 +83,19 @@ impl Flow {
         self.ended
     }
 
+    /// Whether bytes that were read wait for more, at the tracker's wish.
+    pub(super) fn is_holding(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Whether bytes that were read wait for the receiver.
     pub(super) fn is_pending(&self) -> bool {
         self.pending.is_some()
+    }
+
+    /// The farewell that was written to its last byte since this was last asked.
+    pub(super) fn take_word(&mut self) -> Option<Word> {
+        self.written_word.take()
     }
 
     /// Sends a FIN behind what is in flight, and throws away what comes later.
@@ -128,7 +143,11 @@ impl Flow {
             && self.held.is_empty()
             && let Some(farewell) = tracker.interject(self.direction)
         {
+            self.pending_word = tracker.take_word();
             self.put(Buffer::owned(farewell));
+            return Poll::Ready(Ok(0));
+        }
+        if self.release(tracker) {
             return Poll::Ready(Ok(0));
         }
         if self.source_ended || self.sink == Sink::Closing {
@@ -192,6 +211,26 @@ impl Flow {
         }
     }
 
+    /// Makes what is held pending when the tracker does not want it held any more: what the other
+    /// direction said, or an undrain, may have changed its mind.
+    fn release(&mut self, tracker: &mut Tracker) -> bool {
+        if self.held.is_empty() || self.sink == Sink::Discard {
+            return false;
+        }
+        let held = std::mem::take(&mut self.held);
+        match tracker.step(self.direction, &held) {
+            Step::Hold => {
+                self.held = held;
+                false
+            }
+            step => {
+                let output = self.edited(tracker, &held, step);
+                self.put(Buffer::owned(output));
+                true
+            }
+        }
+    }
+
     /// The source has ended: what was held for an edit that never came is passed on.
     fn end(&mut self, tracker: &mut Tracker) {
         tracker.end(self.direction);
@@ -218,7 +257,10 @@ impl Flow {
                     rest = left;
                 }
                 Step::Drop(count) => rest = rest.get(count..).unwrap_or_default(),
-                Step::Insert(bytes) => output.extend_from_slice(&bytes),
+                Step::Insert(bytes) => {
+                    output.extend_from_slice(&bytes);
+                    self.pending_word = tracker.take_word().or(self.pending_word);
+                }
                 Step::Hold => {
                     self.held = rest.to_vec();
                     return output;
@@ -243,6 +285,7 @@ impl Flow {
         pending.start += written;
         if pending.start >= pending.end {
             self.pending = None;
+            self.written_word = self.pending_word.take().or(self.written_word);
         }
         Poll::Ready(Ok(0))
     }

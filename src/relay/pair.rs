@@ -13,7 +13,7 @@ use super::farewell::{Advice, Farewell, IdleClose};
 use super::flow::{Failure, Flow, Progress};
 use crate::net::{Socket, options};
 use crate::protocol::http1::DrainOptions;
-use crate::protocol::{Class, Direction, Events, Tracker, websocket};
+use crate::protocol::{Class, Direction, Events, Tracker, Word, websocket};
 
 /// How often a drain looks whether a client has acknowledged its last answer.
 const DELIVERY_INTERVAL: Duration = Duration::from_millis(5);
@@ -67,6 +67,8 @@ pub trait Observer: Send + Sync {
     fn class(&self, class: Class);
     /// Requests began or responses ended.
     fn events(&self, events: Events);
+    /// The client's kernel was given a farewell to its last byte.
+    fn told(&self, farewell: Word);
     /// What the drain under way asks of the last response.
     fn drain_options(&self) -> DrainOptions;
 }
@@ -165,9 +167,14 @@ impl<'a> Relay<'a> {
                 self.tracker.leave(&farewell);
             }
             Class::Http => {}
-            Class::Idle | Class::HealthCheck | Class::Upgraded | Class::Tcp | Class::Opaque(_) => {
-                self.to_client.close();
+            // A request that crosses the FIN must not reach an application that can't answer it.
+            Class::Idle | Class::HealthCheck => {
+                if self.tracker.is_safe_point() {
+                    self.to_client.close();
+                    self.to_upstream.close();
+                }
             }
+            Class::Upgraded | Class::Tcp | Class::Opaque(_) => self.to_client.close(),
         }
     }
 
@@ -175,6 +182,9 @@ impl<'a> Relay<'a> {
     fn tell(&mut self, cx: &mut Context<'_>) {
         if self.tracker.is_blind() && self.class == self.tracker.class() {
             return;
+        }
+        if let Some(farewell) = self.to_client.take_word() {
+            self.observer.told(farewell);
         }
         let events = self.tracker.take_events();
         if !events.is_empty() {
@@ -184,6 +194,10 @@ impl<'a> Relay<'a> {
         if class != self.class {
             self.class = class;
             self.observer.class(class);
+            if self.to_upstream.is_holding() || self.to_client.is_holding() {
+                // Half a head may be held for an edit that is not to come any more.
+                cx.waker().wake_by_ref();
+            }
             if self.obeyed >= Order::Leave {
                 // It became a WebSocket, or idle, only after it was asked.
                 self.leave();

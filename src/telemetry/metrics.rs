@@ -24,6 +24,8 @@ const REQUESTS: &str = "ebbtide_requests_total";
 const RESPONSES: &str = "ebbtide_responses_total";
 const REQUEST_DURATION: &str = "ebbtide_request_duration_seconds";
 const REFUSED_REQUESTS: &str = "ebbtide_drain_refused_requests_total";
+const GOAWAYS: &str = "ebbtide_goaway_sent_total";
+const WEBSOCKET_CLOSES: &str = "ebbtide_websocket_close_sent_total";
 const OPAQUE: &str = "ebbtide_opaque_total";
 const BLOCKING: &str = "ebbtide_drain_blocking_connections";
 const DRAIN_STATE: &str = "ebbtide_drain_state";
@@ -43,8 +45,9 @@ const BUILD_INFO: &str = "ebbtide_build_info";
 
 /// Counters that stand at 0 from the start, value by value of their label: a rate over a series that
 /// first appears with its first event misses that event, which in a pod that ends is often the only one.
-const FROM_ZERO: [(&str, &str, &[&str]); 4] = [
+const FROM_ZERO: [(&str, &str, &[&str]); 5] = [
     (CONNECTIONS, "result", &["accepted", "excluded", "rejected"]),
+    (GOAWAYS, "phase", &["first", "final"]),
     (REJECTED, "mode", &["http503", "reset"]),
     (ACCEPT_ERRORS, "reason", &["emfile", "enfile", "enobufs", "other"]),
     (UPSTREAM_FAILURES, "reason", &["timeout", "not_there", "name", "other"]),
@@ -173,6 +176,21 @@ impl Metrics {
         self.refused_requests.increment(1);
     }
 
+    /// An HTTP/2 client was sent the first or the final GOAWAY of a drain.
+    pub fn goaway_sent(&self, phase: &'static str) {
+        counter!(GOAWAYS, "phase" => phase).increment(1);
+    }
+
+    /// A WebSocket's client was sent a Close; there is one code in a process, the configured one.
+    pub fn websocket_close_sent(&self, code: u16) {
+        counter!(WEBSOCKET_CLOSES, "code" => code.to_string()).increment(1);
+    }
+
+    /// Lets the count of Close frames of this code stand at 0 from the start.
+    pub fn expect_websocket_code(&self, code: u16) {
+        counter!(WEBSOCKET_CLOSES, "code" => code.to_string()).increment(0);
+    }
+
     /// A connection turned out to be something that is not understood.
     pub fn opaque(&self, surprise: &'static str) {
         counter!(OPAQUE, "surprise" => surprise).increment(1);
@@ -294,6 +312,15 @@ fn describe() {
     describe_counter!(
         REFUSED_REQUESTS,
         "Connections on which a client went on after it was told that they end."
+    );
+    describe_counter!(
+        GOAWAYS,
+        "GOAWAY frames that drains sent to HTTP/2 clients: the first, and the final one with the \
+         last stream."
+    );
+    describe_counter!(
+        WEBSOCKET_CLOSES,
+        "Close frames that drains sent to the clients of WebSockets, by code."
     );
     describe_counter!(OPAQUE, "Connections that are not understood, by what surprised.");
     describe_gauge!(BLOCKING, "Open connections that keep a drain from ending.");

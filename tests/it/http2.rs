@@ -82,6 +82,7 @@ fn told_in_two_phases(protocol: &str) {
         let mut echo = both.echo().await.expect("a stream");
         echo.exchange(b"before").await.expect("echoed");
         server.until_seen(4);
+        proxy.until_metric("ebbtide_goaway_sent_total{phase=\"first\"} 0");
 
         let status = blocking(&proxy, 2);
         assert_eq!(status["activeStreams"], 3, "{status}");
@@ -113,6 +114,8 @@ fn told_in_two_phases(protocol: &str) {
             assert_eq!(shown["class"], "http2");
             assert_eq!(shown["blocking"], true);
         }
+        proxy.until_metric("ebbtide_goaway_sent_total{phase=\"first\"} 4");
+        proxy.until_metric("ebbtide_goaway_sent_total{phase=\"final\"} 3");
 
         server.release(2);
         for response in responses {

@@ -17,6 +17,7 @@
 mod support;
 
 mod api;
+mod balancer_haproxy;
 mod churn;
 mod cli;
 mod closing;
@@ -27,6 +28,7 @@ mod drain;
 mod endpoints;
 mod faults;
 mod field;
+mod fleet;
 mod forwarding;
 mod grpc;
 mod house;

@@ -254,9 +254,11 @@ fn between_fragments_a_close_stands_at_a_frames_boundary() {
     client.expect(b"\x00\x04ef");
     proxy.signal(Signal::TERM);
     expect_masked_close(&mut upstream, 1001, "server draining");
+    proxy.until_metric("ebbtide_websocket_close_sent_total{code=\"1001\"} 0");
     upstream.send(b"gh");
     client.expect(b"gh");
     client.expect(GOING_AWAY);
+    proxy.until_metric("ebbtide_websocket_close_sent_total{code=\"1001\"} 1");
     client.send(masked_close(1001));
     upstream.send(b"\x88\x02\x03\xe9");
     client.ends();

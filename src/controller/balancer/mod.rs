@@ -4,6 +4,7 @@
 //! [`Order`]s and says of each what became of it. When to try again is the dispatcher's business, so
 //! every order may come again, and must do no harm then.
 
+pub mod haproxy;
 mod log;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use haproxy::Haproxy;
 pub use log::Log;
 
 /// What the balancer is told about a target.
@@ -235,6 +237,8 @@ pub enum Config {
     /// Drives nothing and says in the log what it would do.
     #[default]
     Log,
+    /// Drives HAProxy by its runtime API.
+    Haproxy(haproxy::Config),
 }
 
 impl Config {
@@ -246,6 +250,7 @@ impl Config {
     pub fn build(self) -> Result<Box<dyn Balancer>, ConfigError> {
         Ok(match self {
             Config::Log => Box::new(Log::default()),
+            Config::Haproxy(config) => Box::new(config.build()?),
         })
     }
 }

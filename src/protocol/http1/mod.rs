@@ -26,7 +26,7 @@ use std::sync::Arc;
 use self::body::Body;
 use self::exchange::Outstanding;
 use self::gather::Gather;
-use super::{Class, Direction, Events, Step, Surprise, websocket};
+use super::{Class, Direction, Events, Step, Surprise, Word, websocket};
 
 pub use self::exchange::OUTSTANDING_LIMIT;
 pub use self::farewell::service_unavailable;
@@ -310,6 +310,14 @@ impl Tracker {
     pub fn interject(&mut self, direction: Direction) -> Option<Vec<u8>> {
         match &mut self.mode {
             Mode::WebSocket(tracker) => tracker.interject(direction),
+            _ => None,
+        }
+    }
+
+    /// The farewell that was just said; see [`websocket::Tracker::take_word`].
+    pub fn take_word(&mut self) -> Option<Word> {
+        match &mut self.mode {
+            Mode::WebSocket(tracker) => tracker.take_word(),
             _ => None,
         }
     }

@@ -1,6 +1,7 @@
 //! How far the farewell has come, and what the client was told.
 
 use super::frame::{HIGHEST_STREAM, put_goaway, put_ping};
+use crate::protocol::Word;
 
 /// What we have said ourselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub(super) struct Farewell {
     settled: bool,
     /// The lowest last stream that the client was told by anyone; it must never be told a higher one.
     announced: u32,
+    /// Said, and not yet told to whoever asks.
+    word: Option<Word>,
 }
 
 impl Farewell {
@@ -39,7 +42,12 @@ impl Farewell {
             ping_is_out: false,
             settled: false,
             announced: HIGHEST_STREAM,
+            word: None,
         }
+    }
+
+    pub(super) fn take_word(&mut self) -> Option<Word> {
+        self.word.take()
     }
 
     pub(super) fn begin(&mut self) {
@@ -116,10 +124,12 @@ impl Farewell {
             Some(last) if self.settled => {
                 self.announced = self.announced.min(last);
                 self.stage = Stage::Final;
+                self.word = Some(Word::FinalGoaway);
                 put_goaway(self.announced, out);
             }
             _ => {
                 self.stage = Stage::First;
+                self.word = Some(Word::FirstGoaway);
                 self.ping_is_out = true;
                 put_goaway(self.announced, out);
                 put_ping(self.ping, out);

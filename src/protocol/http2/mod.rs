@@ -32,7 +32,7 @@ use refusal::Refusal;
 use streams::Streams;
 pub use table::MAX_STREAMS;
 
-use super::{Direction, Step};
+use super::{Direction, Step, Word};
 
 /// The most that a tracker has on the heap: 16 bytes a stream, 1 KiB of refusals that wait, and
 /// what two tables keep when they are empty.
@@ -148,6 +148,11 @@ impl Http2 {
     /// What may be said to the peer that `direction` leads to, when no byte of it is pending.
     pub fn interject(&mut self, direction: Direction) -> Option<Vec<u8>> {
         self.may_speak(direction).then(|| self.speak())
+    }
+
+    /// The GOAWAY that was just to be sent, once.
+    pub fn take_word(&mut self) -> Option<Word> {
+        self.farewell.take_word()
     }
 
     /// Whether the client has sent nothing yet: whoever it is, nothing is lost with it.

@@ -12,7 +12,7 @@ mod lane;
 mod tests;
 
 use self::lane::{Lane, Until};
-use super::{Class, Direction, Step, Surprise};
+use super::{Class, Direction, Step, Surprise, Word};
 
 pub use self::farewell::{Farewell, REASON_LIMIT_BYTES};
 
@@ -37,6 +37,8 @@ pub struct Tracker {
     farewell: Option<Box<Farewell>>,
     extensions: Extensions,
     surprise: Option<Surprise>,
+    /// Said, and not yet told to whoever asks.
+    word: Option<Word>,
 }
 
 /// Where our Close in one direction is.
@@ -60,6 +62,7 @@ impl Tracker {
             farewell: None,
             extensions,
             surprise: None,
+            word: None,
         }
     }
 
@@ -110,6 +113,7 @@ impl Tracker {
             return None;
         }
         let farewell = self.farewell.as_ref()?;
+        self.word = Some(Word::Close);
         match direction {
             Direction::FromClient => {
                 self.after_client = Ours::Sent;
@@ -120,6 +124,11 @@ impl Tracker {
                 Some(farewell.to_client())
             }
         }
+    }
+
+    /// The Close that was just to be sent, once.
+    pub fn take_word(&mut self) -> Option<Word> {
+        self.word.take()
     }
 
     /// Whether the closing handshake is complete: the Close frames of both peers have been seen.

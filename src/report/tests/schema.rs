@@ -55,7 +55,8 @@ async fn every_field_that_is_sent_is_in_the_schema_and_in_the_page() {
         assert!(known.contains_key(field), "{field} is not in the schema");
         assert!(page.contains(&format!("| `{field}` |")), "{field} is not in the page");
     }
-    for field in known.keys() {
+    // `clock.rs` sees that it is repeated once a controller has told it.
+    for field in known.keys().filter(|field| *field != "formerWeight") {
         assert!(fields.contains_key(field), "{field} is never sent");
     }
 }
@@ -74,6 +75,7 @@ async fn a_report_with_a_broken_field_is_no_report() {
         ("drainTimeoutSeconds", json!("5m")),
         ("activeConnections", json!(-1)),
         ("drainBlockingConnections", json!(1.5)),
+        ("formerWeight", json!(-1)),
         ("byClass", json!({"websocket": "many"})),
         ("listeners", json!([{"port": 70000, "address": "::", "state": "Accepting"}])),
         ("listeners", json!([{"port": 80, "address": "::", "state": "Open"}])),

@@ -1,6 +1,7 @@
 //! What the tests share: the program as a process, its log, its endpoints; peers of every kind.
 
 pub mod application;
+pub mod balancer;
 pub mod browser;
 pub mod churn;
 pub mod crowd;
@@ -10,6 +11,7 @@ pub mod h2;
 pub mod haproxy;
 pub mod http;
 pub mod http1;
+pub mod meetings;
 pub mod namespace;
 pub mod nginx;
 pub mod peers;

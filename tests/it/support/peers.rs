@@ -99,6 +99,10 @@ impl Peer {
         Peer { child, stdin, lines, upstream: String::new(), directory: None }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it says next.
     pub fn line(&self) -> String {
         self.lines.recv_timeout(PATIENCE).expect("the peer says something")

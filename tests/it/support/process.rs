@@ -165,6 +165,19 @@ impl Ebbtide {
         }
     }
 
+    /// Waits until `/metrics` has this line: a name with its labels, and a value.
+    pub fn until_metric(&self, line: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let metrics = self.get("/metrics").body;
+            if metrics.lines().any(|shown| shown == line) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "never {line}: {metrics}");
+            std::thread::yield_now();
+        }
+    }
+
     /// Waits for a phase.
     pub fn until_phase(&self, phase: &str) -> Value {
         self.until(phase, |status| status["phase"] == phase)

@@ -302,6 +302,19 @@ fn the_fuzz_corpus_keeps_the_contract() {
     }
 }
 
+/// What `cargo fuzz run http2` has left.
+#[test]
+fn the_kept_corpus_keeps_the_contract() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/http2");
+    let inputs: Vec<_> = std::fs::read_dir(folder).expect("a corpus").collect();
+    assert!(!inputs.is_empty());
+    for input in inputs {
+        let path = input.expect("a file").path();
+        println!("{}", path.display());
+        fuzz::run(&std::fs::read(path).expect("its bytes"));
+    }
+}
+
 #[test]
 fn names_are_distinct() {
     use Surprise::*;
