@@ -16,6 +16,7 @@ mod run;
 mod settings;
 mod sidecar;
 mod status;
+mod targets;
 
 use std::ffi::OsString;
 
