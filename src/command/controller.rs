@@ -9,6 +9,7 @@ use hyper::Uri;
 use serde::{Deserialize, Deserializer};
 use tracing::info;
 
+use super::access::{self, Auth};
 use super::duration::Span;
 use super::file;
 use super::options::from_text;
@@ -55,9 +56,64 @@ pub struct Args {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 #[group(skip)]
 pub struct Options {
-    /// Take reports on this address [default: 0.0.0.0:17710]
+    /// Take reports on this address [default: 127.0.0.1:17710]
     #[arg(long, env = "EBBTIDE_CONTROLLER_LISTEN", value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
+
+    /// By what proxies are known [default: none, which only loopback may do]
+    #[arg(long, value_enum, env = "EBBTIDE_AUTH", help_heading = "Who may speak to it")]
+    pub auth: Option<Auth>,
+
+    /// Tokens of which a proxy must show one (its --controller-token-file), one a line; read again as the
+    /// file changes
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "EBBTIDE_TOKEN_FILE",
+        help_heading = "Who may speak to it"
+    )]
+    pub token_file: Option<PathBuf>,
+
+    /// Tokens of those who may see the targets and ask for drains: as bearer, or in a browser as password
+    /// of any user. Without it nobody may, except under --auth none
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "EBBTIDE_OPERATOR_TOKEN_FILE",
+        help_heading = "Who may speak to it"
+    )]
+    pub operator_token_file: Option<PathBuf>,
+
+    /// Let --auth none be on any address: whoever can connect may report for any pod
+    #[arg(long, env = "EBBTIDE_INSECURE", help_heading = "Who may speak to it")]
+    pub insecure: bool,
+
+    /// Answer over TLS with this certificate, PEM; read again as the file changes
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "EBBTIDE_TLS_CERT",
+        help_heading = "Who may speak to it"
+    )]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Its key, PEM
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "EBBTIDE_TLS_KEY",
+        help_heading = "Who may speak to it"
+    )]
+    pub tls_key: Option<PathBuf>,
+
+    /// The authority that vouches for proxies under --auth mtls, PEM
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "EBBTIDE_CLIENT_CA",
+        help_heading = "Who may speak to it"
+    )]
+    pub client_ca: Option<PathBuf>,
 
     /// Remember at most this many targets, of about 2 KiB each [default: 10000]
     #[arg(long, env = "EBBTIDE_MAX_TARGETS", value_name = "COUNT")]
@@ -104,6 +160,13 @@ impl Options {
     fn or(self, file: Options) -> Options {
         Options {
             listen: self.listen.or(file.listen),
+            auth: self.auth.or(file.auth),
+            token_file: self.token_file.or(file.token_file),
+            operator_token_file: self.operator_token_file.or(file.operator_token_file),
+            insecure: self.insecure || file.insecure,
+            tls_cert: self.tls_cert.or(file.tls_cert),
+            tls_key: self.tls_key.or(file.tls_key),
+            client_ca: self.client_ca.or(file.client_ca),
             max_targets: self.max_targets.or(file.max_targets),
             lost_after: self.lost_after.or(file.lost_after),
             max_draining: self.max_draining.or(file.max_draining),
@@ -131,8 +194,12 @@ impl Options {
             .peer
             .iter()
             .map(|url| Client::new(url, peer_ca).map_err(|error| format!("--peer {url}: {error}")));
+        let listen = self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 17710)));
+        let (gate, tls) = access::resolve(&self, listen)?;
         Ok(Settings {
-            listen: self.listen.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 17710))),
+            listen,
+            gate,
+            tls,
             max_targets: self.max_targets.map_or(MAX_TARGETS, NonZeroUsize::get),
             lost_after,
             max_draining: self.max_draining,

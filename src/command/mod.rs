@@ -1,5 +1,6 @@
 //! The commands: one file each, its flags and its `run`.
 
+mod access;
 mod check;
 mod client;
 mod connections;
@@ -53,6 +54,7 @@ enum Command {
     Status(status::Args),
     Connections(connections::Args),
     Controller(Box<controller::Args>),
+    Targets(targets::Args),
     Demo(demo::Args),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
@@ -95,6 +97,7 @@ pub fn main(line: impl IntoIterator<Item = OsString>) -> Result<Exit, Failure> {
             Command::Status(args) => status::run(args).await,
             Command::Connections(args) => connections::run(args).await,
             Command::Controller(args) => controller::run(*args).await,
+            Command::Targets(args) => targets::run(args).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Completions(args) => generate::completions(&args),
             Command::Man(args) => generate::man(&args),

@@ -294,6 +294,14 @@ pub struct Options {
     #[arg(long, value_name = "FILE", env = "EBBTIDE_CONTROLLER_CA", help_heading = "Reports")]
     pub controller_ca: Option<PathBuf>,
 
+    /// Show this certificate, PEM, to an https controller that asks for one
+    #[arg(long, value_name = "FILE", env = "EBBTIDE_CONTROLLER_CERT", help_heading = "Reports")]
+    pub controller_cert: Option<PathBuf>,
+
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE", env = "EBBTIDE_CONTROLLER_KEY", help_heading = "Reports")]
+    pub controller_key: Option<PathBuf>,
+
     /// Send the token in this file as bearer; it is read again when it changes
     #[arg(
         long,
@@ -384,6 +392,8 @@ impl Options {
             control: self.control.or(file.control),
             controller: self.controller.or(file.controller),
             controller_ca: self.controller_ca.or(file.controller_ca),
+            controller_cert: self.controller_cert.or(file.controller_cert),
+            controller_key: self.controller_key.or(file.controller_key),
             controller_token_file: self.controller_token_file.or(file.controller_token_file),
             final_report_timeout: self.final_report_timeout.or(file.final_report_timeout),
             listeners: list(self.listeners, file.listeners),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::duration::Span;
 use super::options::{ForwardClient, IdlePolicy, ListenerOptions, Options};
 use crate::admin::{self, ReadinessOnDrain};
+use crate::api::client::ClientIdentity;
 use crate::connection::{self, Budget, ListenerSettings, Speaks};
 use crate::drain::{Schedule, default_close_spread};
 use crate::net::ListenOptions;
@@ -347,6 +348,8 @@ fn reporting(options: &Options, problems: &mut Vec<String>) -> Option<report::Wi
     let Some(url) = &options.controller else {
         for (flag, given) in [
             ("--controller-ca", options.controller_ca.is_some()),
+            ("--controller-cert", options.controller_cert.is_some()),
+            ("--controller-key", options.controller_key.is_some()),
             ("--controller-token-file", options.controller_token_file.is_some()),
         ] {
             if given {
@@ -355,8 +358,19 @@ fn reporting(options: &Options, problems: &mut Vec<String>) -> Option<report::Wi
         }
         return None;
     };
+    let identity = match (&options.controller_cert, &options.controller_key) {
+        (Some(certificate), Some(key)) => {
+            Some(ClientIdentity { certificate: certificate.clone(), key: key.clone() })
+        }
+        (None, None) => None,
+        _ => {
+            problems.push("--controller-cert and --controller-key want each other".to_owned());
+            None
+        }
+    };
     match report::parse_url(url) {
         Ok(controller) => Some(report::Wish {
+            identity,
             controller,
             ca: options.controller_ca.clone(),
             token_file: options.controller_token_file.clone(),

@@ -174,22 +174,22 @@ fn conclude(shared: &Shared, balancer: &str, id: &TargetId, order: &Order, outco
             match action {
                 // The first of each target, which mostly changes nothing.
                 Action::Register => {
-                    tracing::debug!(target = %member, balancer, %action, %phase, "applied");
+                    tracing::debug!(pod = %member, balancer, %action, %phase, "applied");
                 }
                 _ => {
-                    tracing::info!(target = %member, balancer, %action, %phase, blocking, sessions, "applied");
+                    tracing::info!(pod = %member, balancer, %action, %phase, blocking, sessions, "applied");
                 }
             }
             (shared.on_action)(*action, &report);
         }
         Outcome::NotYet(again) => {
-            tracing::debug!(target = %member, balancer, %action, ?again, "not applied yet");
+            tracing::debug!(pod = %member, balancer, %action, ?again, "not applied yet");
         }
         Outcome::Failed(error) if repeated => {
-            tracing::debug!(target = %member, balancer, %action, %error, "failed again");
+            tracing::debug!(pod = %member, balancer, %action, %error, "failed again");
         }
         Outcome::Failed(error) => {
-            tracing::warn!(target = %member, balancer, %action, %error, "failed, trying again");
+            tracing::warn!(pod = %member, balancer, %action, %error, "failed, trying again");
         }
     }
 }

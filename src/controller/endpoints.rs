@@ -1,6 +1,6 @@
 //! The controller's thin HTTP side.
 
-use std::future::ready;
+use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,26 +28,43 @@ const ANSWER_PATIENCE: Duration = Duration::from_millis(250);
 /// Where a target's name stands in a path: `/v1/targets/{}/drain`.
 const TARGET: usize = 2;
 
-pub(super) fn router(shared: Arc<Shared>) -> Router {
-    let with = |shared: &Arc<Shared>| Arc::clone(shared);
-    let (posted, listed, also_listed, metrics) =
-        (with(&shared), with(&shared), with(&shared), with(&shared));
-    let (drained, undrained, followed) = (with(&shared), with(&shared), with(&shared));
+pub(super) fn router(shared: &Arc<Shared>) -> Router {
+    let (posted, scraped) = (Arc::clone(shared), Arc::clone(shared));
+    let operators = |answer: Answer| for_operators(shared, answer);
     Router::new()
         .post("/v1/reports", move |request| take(Arc::clone(&posted), request))
-        .get("/targets", move |_| ready(list(&listed)))
-        .get("/v1/events", move |request| ready(events::follow(&followed, &request)))
-        .get("/v1/targets", move |_| ready(list(&also_listed)))
-        .get("/v1/targets/{}", move |request| ready(show(&shared, &request)))
-        .post("/v1/targets/{}/drain", move |request| {
-            ready(wish(&drained, &request, Directive::Drain))
-        })
-        .post("/v1/targets/{}/undrain", move |request| {
-            ready(wish(&undrained, &request, Directive::Undrain))
-        })
-        .get("/metrics", move |_| ready(exposition(&metrics)))
+        .get("/targets", operators(|shared, _| list(shared)))
+        .get("/v1/targets", operators(|shared, _| list(shared)))
+        .get("/v1/targets/{}", operators(|shared, request| show(shared, request)))
+        .get("/v1/events", operators(events::follow))
+        .post(
+            "/v1/targets/{}/drain",
+            operators(|shared, request| wish(shared, request, Directive::Drain)),
+        )
+        .post(
+            "/v1/targets/{}/undrain",
+            operators(|shared, request| wish(shared, request, Directive::Undrain)),
+        )
+        .get("/metrics", move |_| ready(exposition(&scraped)))
         .get("/livez", |_| ready(ok()))
         .get("/readyz", |_| ready(ok()))
+}
+
+/// Answers an operator.
+type Answer = fn(&Arc<Shared>, &Request) -> Response;
+
+/// What answers operators, and nobody else.
+fn for_operators(
+    shared: &Arc<Shared>,
+    answer: Answer,
+) -> impl Fn(Request) -> Ready<Response> + Send + Sync + use<> + 'static {
+    let shared = Arc::clone(shared);
+    move |request| {
+        ready(match shared.gate.admit_operator(&request) {
+            Ok(()) => answer(&shared, &request),
+            Err(denied) => denied.response(),
+        })
+    }
 }
 
 fn ok() -> Response {
@@ -82,6 +99,10 @@ fn exposition(shared: &Shared) -> Response {
 }
 
 async fn take(shared: Arc<Shared>, request: Request) -> Response {
+    if let Err(denied) = shared.gate.admit_proxy(&request) {
+        shared.count("denied");
+        return denied.response();
+    }
     let (head, body) = request.into_parts();
     let body = match read_body(body, MAX_REPORT_BYTES).await {
         Ok(body) => body,

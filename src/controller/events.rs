@@ -113,12 +113,12 @@ impl Follower {
 
     /// Writes what it has not seen yet. Nothing is written when there is nothing.
     fn tell(&mut self, changes: Changes, text: &mut String) {
-        let Changes { version, complete, changes, more } = changes;
+        let Changes { version, complete, latest, more } = changes;
         if !complete {
             self.catches_up = true;
             write_event(text, "reset", None, "{}");
         }
-        for (version, change) in changes {
+        for (version, change) in latest {
             match change {
                 Change::Target(view) => write_json(text, "target", version, &view),
                 Change::Gone(id) => write_json(text, "gone", version, id.as_str()),
@@ -143,9 +143,9 @@ fn write_json(text: &mut String, event: &str, version: Version, value: &(impl Se
 /// `data` is one line.
 fn write_event(text: &mut String, event: &str, version: Option<Version>, data: &str) {
     // Writing to a string cannot fail.
-    let _ = write!(text, "event: {event}\n");
+    let _ = writeln!(text, "event: {event}");
     if let Some(Version(id)) = version {
-        let _ = write!(text, "id: {id}\n");
+        let _ = writeln!(text, "id: {id}");
     }
     let _ = write!(text, "data: {data}\n\n");
 }

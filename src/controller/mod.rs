@@ -2,8 +2,8 @@
 //!
 //! `check.rs` takes a report apart, `table.rs` remembers it, `decide.rs` says what should be done about
 //! its target, `dispatch.rs` gives the orders to a balancer, one file of `balancer/` a kind,
-//! `endpoints.rs` lets the world in, `events.rs` tells followers what changed, and `page.rs` is the one for
-//! people. Nothing is stored that the next reports do not bring again.
+//! `endpoints.rs` answers those whom `gate/` lets in, `events.rs` tells followers what changed, and
+//! `page.rs` is the page for people. Nothing is stored that the next reports do not bring again.
 
 pub mod balancer;
 mod check;
@@ -12,6 +12,7 @@ mod dispatch;
 mod endpoints;
 mod events;
 mod fall;
+pub mod gate;
 mod page;
 mod peers;
 mod service;
@@ -30,10 +31,12 @@ use tokio::task::JoinHandle;
 
 use crate::api::client::Client;
 use crate::api::report::Report;
+use crate::api::serve::tls::Tls;
 use crate::api::serve::{self, Bound, Running, Server};
 use crate::telemetry::Fleet;
 
 pub use balancer::{Action, Balancer};
+pub use gate::Gate;
 pub use service::Share;
 pub use view::{TargetView, TroubleView};
 
@@ -56,6 +59,10 @@ pub struct Settings {
     pub max_draining: Option<Share>,
     /// The other replicas, which hear everything too. Itself may be among them.
     pub peers: Vec<Client>,
+    /// Who may speak to it.
+    pub gate: Gate,
+    /// Its certificate; without one it speaks in clear text.
+    pub tls: Option<Tls>,
     /// Whom it tells.
     pub balancer: Box<dyn Balancer>,
 }
@@ -79,6 +86,7 @@ struct Shared {
     fleet: Option<Fleet>,
     /// A place for each who follows the changes.
     followers: Arc<Semaphore>,
+    gate: Gate,
     /// Whether followers are to be let go.
     stopping: AtomicBool,
     peers: Peers,
@@ -110,7 +118,10 @@ impl Controller {
         on_action: impl Fn(Action, &Report) + Send + Sync + 'static,
     ) -> Result<Self, serve::Error> {
         let server = Server { max_connections: MAX_CONNECTIONS, ..Server::default() };
-        let bound = server.bind(settings.listen)?;
+        let mut bound = server.bind(settings.listen)?;
+        if let Some(tls) = settings.tls {
+            bound = bound.with_tls(tls);
+        }
         let rules = Rules {
             max_targets: settings.max_targets,
             lost_after: settings.lost_after,
@@ -122,6 +133,7 @@ impl Controller {
             on_action: Box::new(on_action),
             fleet,
             followers: Arc::new(Semaphore::new(events::MAX_FOLLOWERS)),
+            gate: settings.gate,
             stopping: AtomicBool::new(false),
             peers: Peers::new(settings.peers),
         });
@@ -140,7 +152,7 @@ impl Controller {
         let balancer = self.balancer.name();
         tracing::info!(listen = %self.local_addr(), balancer, "controller takes reports");
         let dispatcher = tokio::spawn(dispatch::run(Arc::clone(&self.shared), self.balancer));
-        let router = page::routes(endpoints::router(Arc::clone(&self.shared)));
+        let router = page::routes(endpoints::router(&self.shared));
         let running = self.bound.serve(router.into_handler());
         Working { running, dispatcher, shared: self.shared }
     }

@@ -499,14 +499,14 @@ impl Table {
         }
         latest.sort_unstable_by_key(|(version, ..)| *version);
         let last = latest.last().map_or(since, |(version, ..)| *version);
-        let changes = latest.into_iter().map(|(version, id, entry)| match entry {
+        let latest = latest.into_iter().map(|(version, id, entry)| match entry {
             Some(entry) => (version, Change::Target(Box::new(self.view(id, entry, now)))),
             None => (version, Change::Gone(id.clone())),
         });
         Changes {
             version: if more { last } else { self.version },
             complete,
-            changes: changes.collect(),
+            latest: latest.collect(),
             more,
         }
     }
@@ -583,7 +583,7 @@ pub(super) struct Changes {
     /// are the whole table.
     pub(super) complete: bool,
     /// Oldest first.
-    pub(super) changes: Vec<(Version, Change)>,
+    pub(super) latest: Vec<(Version, Change)>,
     /// Whether there are more than fitted.
     pub(super) more: bool,
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hyper::Uri;
 
 use super::token::TokenFile;
-use crate::api::client::{self, Client};
+use crate::api::client::{self, Client, ClientIdentity};
 
 /// Where our own controller takes reports, and where a URL without a path is meant to go.
 const DEFAULT_PATH: &str = "/v1/reports";
@@ -19,6 +19,8 @@ pub struct Wish {
     pub controller: Uri,
     /// Certificates to trust for https, in PEM, instead of the system's roots.
     pub ca: Option<PathBuf>,
+    /// The certificate that we show to a controller that asks for one.
+    pub identity: Option<ClientIdentity>,
     /// The file of a bearer token.
     pub token_file: Option<PathBuf>,
     /// How long the controller may take to acknowledge that the drain is over. Ten seconds by
@@ -63,8 +65,8 @@ impl Wish {
     /// When a file that was named cannot be used. It is better to know at the start than in a drain.
     pub fn resolve(&self) -> Result<(Settings, Client), Error> {
         let url = &self.controller;
-        let client =
-            Client::new(url, self.ca.as_deref()).map_err(|source| Error::Client { source })?;
+        let client = Client::with_identity(url, self.ca.as_deref(), self.identity.as_ref())
+            .map_err(|source| Error::Client { source })?;
         let token = match &self.token_file {
             None => None,
             Some(path) => Some(
@@ -116,6 +118,7 @@ mod tests {
         Wish {
             controller: parse_url(url).expect("a URL"),
             ca: None,
+            identity: None,
             token_file: None,
             final_report_timeout: Duration::from_secs(10),
         }

@@ -15,7 +15,7 @@ use world::{BRIDGE, Controllers, World};
 
 /// A rolling restart of `pods` of three, with nobody in the world who notices. `disturb` may do what it
 /// likes once the drain of a pod has begun.
-fn rolling_restart(controllers: Controllers, pods: usize, disturb: impl Fn(&mut World) + Send) {
+fn rolling_restart(controllers: Controllers, pods: usize, disturb: impl Fn(&mut World) + Sync) {
     let _alone = alone();
     inside(BRIDGE, || {
         let mut world = World::new(controllers);
@@ -45,7 +45,7 @@ fn a_rolling_restart_goes_by_knowledge_and_costs_no_client_anything() {
                 let is_it = |line: &&serde_json::Value| {
                     line["message"] == "applied"
                         && line["action"] == action
-                        && line["target"] == format!("shop/{name}")
+                        && line["pod"] == format!("shop/{name}")
                 };
                 let log = world.controllers[0].log();
                 log.iter().rev().find(is_it).map(at).unwrap_or_else(|| panic!("no {action}"))

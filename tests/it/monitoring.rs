@@ -207,7 +207,10 @@ fn every_alert_says_what_to_do_and_is_documented() {
             ["info", "warning", "critical"].map(Value::from).contains(&rule["labels"]["severity"])
         );
         assert!(docs.contains(&format!("`{name}`")), "{name} is not in docs/controller.md");
-        assert!(tests.contains(&format!("alertname=\"{name}\", alertstate=\"firing\", ")), "nothing makes {name} fire");
+        assert!(
+            tests.contains(&format!("alertname=\"{name}\", alertstate=\"firing\", ")),
+            "nothing makes {name} fire"
+        );
     }
     assert!(names.len() >= 8);
 }

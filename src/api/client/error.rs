@@ -43,6 +43,18 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The certificate that we would show cannot be used.
+    #[error(
+        "cannot use the certificate in {certificate} with the key in {key}; both are PEM files"
+    )]
+    Identity {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// Why.
+        source: Box<dyn StdError + Send + Sync>,
+    },
     /// TLS cannot be set up at all.
     #[error("cannot set up TLS")]
     Tls {

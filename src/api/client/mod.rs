@@ -24,6 +24,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use error::Error;
+pub use trust::ClientIdentity;
 
 /// How long a TCP connection may take to come about: two lost SYNs are 3 s, and whoever needs that
 /// long will not answer in time either.
@@ -57,6 +58,19 @@ impl Client {
     ///
     /// When `base` is no `http://` or `https://` URL, or the certificates cannot be had.
     pub fn new(base: &Uri, ca: Option<&Path>) -> Result<Self, Error> {
+        Self::with_identity(base, ca, None)
+    }
+
+    /// A client like that of [`Client::new`], which over `https` shows `identity` to whoever asks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::new`]; and when the identity's files cannot be used.
+    pub fn with_identity(
+        base: &Uri,
+        ca: Option<&Path>,
+        identity: Option<&ClientIdentity>,
+    ) -> Result<Self, Error> {
         let https = match base.scheme() {
             Some(scheme) if *scheme == Scheme::HTTPS => true,
             Some(scheme) if *scheme == Scheme::HTTP => false,
@@ -66,7 +80,7 @@ impl Client {
         if authority.is_empty() || authority.contains('@') {
             return Err(error::not_a_base(base));
         }
-        let tls = if https { trust::config(ca)? } else { trust::nobody()? };
+        let tls = if https { trust::config(ca, identity)? } else { trust::nobody()? };
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);

@@ -1,34 +1,58 @@
 //! Whom we believe to be the server.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::Error;
 
+/// What a client shows to a server that asks who it is, in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientIdentity {
+    /// Its certificate, followed by those that vouch for it.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
 /// A TLS that trusts what `ca` holds, or without one what the system trusts.
-pub(super) fn config(ca: Option<&Path>) -> Result<ClientConfig, Error> {
-    match ca {
-        Some(path) => with_roots(from_file(path)?),
-        None => with_roots(from_system()?),
-    }
+pub(super) fn config(
+    ca: Option<&Path>,
+    identity: Option<&ClientIdentity>,
+) -> Result<ClientConfig, Error> {
+    let roots = match ca {
+        Some(path) => from_file(path)?,
+        None => from_system()?,
+    };
+    let builder = builder()?.with_root_certificates(roots);
+    let Some(identity) = identity else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let ClientIdentity { certificate, key } = identity;
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Identity {
+        certificate: certificate.clone(),
+        key: key.clone(),
+        source,
+    };
+    let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
+    let chain = chain.map_err(|error| failed(error.into()))?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| failed(error.into()))?;
+    builder.with_client_auth_cert(chain, key).map_err(|error| failed(error.into()))
 }
 
 /// A TLS that trusts nobody, for clients that never use it.
 pub(super) fn nobody() -> Result<ClientConfig, Error> {
-    with_roots(RootCertStore::empty())
+    Ok(builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
-fn with_roots(roots: RootCertStore) -> Result<ClientConfig, Error> {
+fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    Ok(ClientConfig::builder_with_provider(provider)
+    ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|source| Error::Tls { source })?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
+        .map_err(|source| Error::Tls { source })
 }
 
 fn from_file(path: &Path) -> Result<RootCertStore, Error> {

@@ -11,6 +11,7 @@ mod router;
 mod spare;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 
 use std::future::Future;
 use std::io;
@@ -28,9 +29,19 @@ pub use respond::{BodyError, ResponseBody, read_body};
 pub use router::{Router, segment};
 
 use spare::Spare;
+use tls::Tls;
 
 /// What a handler takes.
 pub type Request = hyper::Request<hyper::body::Incoming>;
+
+/// Who sent a request: among the extensions of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The other end of the connection.
+    pub addr: SocketAddr,
+    /// Whether it showed a certificate that our clients' authority vouches for.
+    pub has_certificate: bool,
+}
 
 /// What a handler gives.
 pub type Response = hyper::Response<ResponseBody>;
@@ -120,7 +131,7 @@ impl Server {
             io::ErrorKind::AddrNotAvailable => Error::Absent { addr },
             _ => Error::Listen { addr, source },
         })?;
-        Ok(Bound { settings: self, listener, addr })
+        Ok(Bound { settings: self, listener, addr, tls: None })
     }
 }
 
@@ -145,9 +156,17 @@ pub struct Bound {
     settings: Server,
     listener: TcpListener,
     addr: SocketAddr,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Bound {
+    /// Answers over TLS alone.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(Arc::new(tls));
+        self
+    }
+
     /// The address with its real port.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
@@ -217,15 +236,16 @@ where
             let place = Arc::clone(&places).acquire_owned().await;
             (place, accept(&bound.listener, &spare).await)
         };
-        let (place, stream) = tokio::select! {
+        let (place, client) = tokio::select! {
             _ = stopped.changed() => break,
             next = next => next,
         };
         while connections.try_join_next().is_some() {}
-        let serving = connection::serve(stream, bound.settings, handler.clone(), stopped.clone());
+        let (settings, tls) = (bound.settings, bound.tls.clone());
+        let (handler, stopped) = (handler.clone(), stopped.clone());
         let spare = Arc::clone(&spare);
         connections.spawn(async move {
-            serving.await;
+            connection::serve(client, settings, tls.as_deref(), handler, stopped).await;
             // At once, before anybody else takes the descriptor that this connection leaves.
             spare.keep();
             drop(place);
@@ -236,19 +256,19 @@ where
 }
 
 /// The next connection, however long the kernel refuses to hand one out.
-async fn accept(listener: &TcpListener, spare: &Spare) -> TcpStream {
+async fn accept(listener: &TcpListener, spare: &Spare) -> (TcpStream, SocketAddr) {
     let [mut pause, longest] = ACCEPT_PAUSE;
     loop {
         match listener.accept().await {
-            Ok((stream, _peer)) => return stream,
+            Ok(client) => return client,
             // The client was gone before we came: its trouble, not ours.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) if spare.give_up(&error) => {
                 // The kernel complains even when nobody waits; then the spare must not be lost to
                 // whoever asks for a descriptor next, so there is no pause between the two.
                 let now = std::future::poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await;
-                if let Poll::Ready(Ok((stream, _peer))) = now {
-                    return stream;
+                if let Poll::Ready(Ok(client)) = now {
+                    return client;
                 }
                 spare.keep();
             }

@@ -10,7 +10,7 @@ use crate::api::client::{Call, Client};
 use crate::api::report::Report;
 use crate::command::exit::Failure;
 use crate::controller::balancer::Log;
-use crate::controller::{Controller, Settings, TargetView, Working};
+use crate::controller::{Controller, Gate, Settings, TargetView, Working};
 
 /// Between looks at the proxy: short beside anything that people can see.
 const STATUS_INTERVAL: Duration = Duration::from_millis(50);
@@ -23,8 +23,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Starts a controller in this process that tells of what it does, and whose balancer takes its time.
 pub fn controller(balancer_delay: Duration, tell: Tell) -> Result<Working, Failure> {
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let settings = Settings {
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        listen,
+        gate: Gate::open(listen),
+        tls: None,
         max_targets: 1,
         lost_after: Duration::from_secs(30),
         max_draining: None,

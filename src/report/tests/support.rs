@@ -132,6 +132,7 @@ pub fn wish(controller: &str, final_report_timeout: Duration) -> Wish {
     Wish {
         controller: controller.parse().expect("a URL"),
         ca: None,
+        identity: None,
         token_file: None,
         final_report_timeout,
     }

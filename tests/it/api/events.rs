@@ -4,28 +4,31 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use serde_json::Value;
 
-use super::{post, report, send};
-use crate::support::Ebbtide;
+use super::{controller, post, report, send};
 
 #[derive(Debug, Default)]
-struct Event {
+pub struct Event {
     kind: String,
     id: Option<u64>,
     data: Value,
 }
 
 /// curl that follows the changes.
-struct Follower {
+pub struct Follower {
     curl: Child,
     lines: std::io::Lines<BufReader<ChildStdout>>,
 }
 
 impl Follower {
-    fn start(addr: SocketAddr, args: &[&str], query: &str) -> Self {
+    pub fn start(addr: SocketAddr, args: &[&str], query: &str) -> Self {
+        Self::start_at(&format!("http://{addr}"), args, query)
+    }
+
+    pub fn start_at(url: &str, args: &[&str], query: &str) -> Self {
         let mut curl = Command::new("curl")
             .args(["--silent", "--show-error", "--no-buffer", "--max-time", "60"])
             .args(args)
-            .arg(format!("http://{addr}/v1/events{query}"))
+            .arg(format!("{url}/v1/events{query}"))
             .stdout(Stdio::piped())
             .spawn()
             .expect("curl is installed; `make test` does that");
@@ -48,14 +51,14 @@ impl Follower {
         }
     }
 
-    fn expect(&mut self, kind: &str) -> Event {
+    pub fn expect(&mut self, kind: &str) -> Event {
         let event = self.next().expect("an event");
         assert_eq!(event.kind, kind, "{event:?}");
         event
     }
 
     /// The next state of a target that `wanted` likes.
-    fn until(&mut self, wanted: impl Fn(&Value) -> bool) -> Event {
+    pub fn until(&mut self, wanted: impl Fn(&Value) -> bool) -> Event {
         loop {
             let event = self.expect("target");
             if wanted(&event.data) {
@@ -70,13 +73,6 @@ impl Drop for Follower {
         let _gone_already = self.curl.kill();
         let _gone_already = self.curl.wait();
     }
-}
-
-fn controller(args: &[&str]) -> (Ebbtide, SocketAddr) {
-    let line = [&["controller", "--listen", "127.0.0.1:0"][..], args].concat();
-    let controller = Ebbtide::start(&line);
-    let addr = controller.takes_reports();
-    (controller, addr)
 }
 
 #[test]

@@ -1,13 +1,23 @@
 //! The controller's HTTP side: the stream of changes, and what it lets in.
 
+mod access;
 mod events;
+mod tls;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 
 use serde_json::{Value, json};
 
-use crate::support::{Reply, http};
+use crate::support::{Ebbtide, Reply, http};
+
+/// A controller on a free port of loopback.
+fn controller(args: &[&str]) -> (Ebbtide, SocketAddr) {
+    let line = [&["controller", "--listen", "127.0.0.1:0"][..], args].concat();
+    let controller = Ebbtide::start(&line);
+    let addr = controller.takes_reports();
+    (controller, addr)
+}
 
 /// A report of the pod `shop/name`.
 fn report(name: &str, sequence: u64, phase: &str) -> Value {
@@ -23,7 +33,7 @@ fn report(name: &str, sequence: u64, phase: &str) -> Value {
 /// Sends one request with these header lines and a body; reads the whole answer.
 fn send(addr: SocketAddr, start: &str, headers: &[&str], body: &str) -> Reply {
     let mut stream = TcpStream::connect(addr).expect("connects");
-    let fields: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    let fields = headers.iter().fold(String::new(), |fields, line| fields + line + "\r\n");
     let request = format!(
         "{start} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n{fields}Content-Length: {}\r\n\r\n{body}",
         body.len()

@@ -190,7 +190,9 @@ impl World {
 
 fn controller(config: &str, port: u16, args: &[&str]) -> Ebbtide {
     let listen = format!("10.99.0.1:{port}");
-    Ebbtide::start(&[&["controller", "--config", config, "--listen", &listen], args].concat())
+    Ebbtide::start(
+        &[&["controller", "--config", config, "--insecure", "--listen", &listen], args].concat(),
+    )
 }
 
 impl Pod {
