@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::support::{Browser, Ebbtide, QUICK, connect, echo, exchange, http};
+use crate::support::{Browser, Directory, Ebbtide, QUICK, connect, echo, exchange, http};
 
 /// The proxies of a fleet, as their reports speak for them.
 struct Fleet {
@@ -170,6 +170,27 @@ fn a_click_and_a_confirmation_drain_a_real_proxy_and_let_it_serve_again() {
     proxy.until_phase("Serving");
     browser.until("document.querySelector('#t-phase').innerText === 'Serving'");
     exchange(&mut stream, b"and served");
+}
+
+#[test]
+fn an_operators_token_is_asked_for_once() {
+    let directory = Directory::new();
+    let file = directory.write("token", "sesame-sesame-sesame-sesame-sesame\n");
+    let args = ["controller", "--listen", "127.0.0.1:0", "--operator-token-file", &file];
+    let controller = Ebbtide::start(&args);
+    let mut browser = Browser::open(&format!("http://{}/", controller.takes_reports()));
+    browser.until("document.querySelector('#token').open");
+    browser.write("wrong");
+    browser.press("Enter", 13);
+    browser.until("document.querySelector('#token-why').innerText.includes('not accepted')");
+    browser.until("document.querySelector('#token').open");
+    browser.write("sesame-sesame-sesame-sesame-sesame");
+    browser.press("Enter", 13);
+    browser.until("document.documentElement.dataset.complete === 'true'");
+    assert_eq!(browser.text("#link"), "live");
+    browser.value("location.reload()");
+    browser.until("document.documentElement.dataset.complete === 'true'");
+    assert_eq!(browser.value("document.querySelector('#token').open"), false);
 }
 
 #[test]

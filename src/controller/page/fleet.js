@@ -15,7 +15,8 @@ const token = () => sessionStorage.getItem("ebbtide-token");
 export async function ask(path, options = {}) {
   const headers = { ...options.headers };
   if (token()) headers.authorization = "Bearer " + token();
-  const reply = await fetch(path, { cache: "no-store", ...options, headers });
+  // Without credentials of its own the browser leaves it to us to ask for the token.
+  const reply = await fetch(path, { cache: "no-store", credentials: "omit", ...options, headers });
   if (reply.status === 401) throw new Unauthorized(await reply.text());
   return reply;
 }
