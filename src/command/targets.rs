@@ -28,7 +28,7 @@ const MAX_LIST_BYTES: usize = 64 * 1024 * 1024;
 ///
 /// `drain` and `undrain` ask one of them.
 #[derive(Clone, Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
+#[command(disable_help_subcommand = true)]
 pub struct Args {
     #[command(flatten)]
     target: Controller,
