@@ -20,7 +20,6 @@ const scroller = at("table"), body = at("rows");
 const space = () => {
   const tr = make("tr", undefined, "space");
   tr.append(make("td"));
-  tr.firstChild.colSpan = 10;
   tr.setAttribute("aria-hidden", "true");
   return tr;
 };
@@ -36,7 +35,7 @@ function row() {
   const cell = classes => tr.appendChild(make("td", "", classes));
   const name = cell("name");
   const slot = {
-    tr, link: name.appendChild(make("a")), service: cell("soft mid"), phase: cell().appendChild(make("span")),
+    tr, link: name.appendChild(make("a")), service: cell("soft extra"), phase: cell().appendChild(make("span")),
     remaining: cell(), picture: new Picture(), id: null
   };
   cell("wide").append(slot.picture.svg);
