@@ -17,6 +17,7 @@ mod run;
 mod settings;
 mod sidecar;
 mod status;
+mod targets;
 
 use std::ffi::OsString;
 
@@ -53,6 +54,7 @@ enum Command {
     Status(status::Args),
     Connections(connections::Args),
     Controller(Box<controller::Args>),
+    Targets(targets::Args),
     Demo(demo::Args),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
@@ -95,6 +97,7 @@ pub fn main(line: impl IntoIterator<Item = OsString>) -> Result<Exit, Failure> {
             Command::Status(args) => status::run(args).await,
             Command::Connections(args) => connections::run(args).await,
             Command::Controller(args) => controller::run(*args).await,
+            Command::Targets(args) => targets::run(args).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Completions(args) => generate::completions(&args),
             Command::Man(args) => generate::man(&args),

@@ -2,7 +2,8 @@
 //!
 //! `check.rs` takes a report apart, `table.rs` remembers it, `decide.rs` says what should be done about
 //! its target, `dispatch.rs` gives the orders to a balancer, one file of `balancer/` a kind,
-//! `endpoints.rs` answers those whom `gate/` lets in, and `events.rs` tells followers what changed. Nothing is stored that the next reports do not bring again.
+//! `endpoints.rs` answers those whom `gate/` lets in, `events.rs` tells followers what changed, and
+//! `page.rs` is the page for people. Nothing is stored that the next reports do not bring again.
 
 pub mod balancer;
 mod check;
@@ -13,6 +14,7 @@ mod events;
 mod fall;
 pub mod gate;
 pub mod kubernetes;
+mod page;
 mod peers;
 mod service;
 mod table;
@@ -151,7 +153,7 @@ impl Controller {
         let balancer = self.balancer.name();
         tracing::info!(listen = %self.local_addr(), balancer, "controller takes reports");
         let dispatcher = tokio::spawn(dispatch::run(Arc::clone(&self.shared), self.balancer));
-        let router = endpoints::router(&self.shared);
+        let router = page::routes(endpoints::router(&self.shared));
         let running = self.bound.serve(router.into_handler());
         Working { running, dispatcher, shared: self.shared }
     }

@@ -2,6 +2,7 @@
 
 pub mod application;
 pub mod balancer;
+pub mod browser;
 pub mod churn;
 pub mod crowd;
 pub mod directory;
@@ -22,6 +23,7 @@ pub mod usage;
 pub use application::{
     application, connect, echo, exchange, expect_end, expect_refused, expect_reset, free_port,
 };
+pub use browser::Browser;
 pub use directory::Directory;
 pub use http::Reply;
 pub use process::{Ebbtide, Finished};

@@ -127,7 +127,7 @@ fn every_binding_of_a_target_is_told_and_nobody_elses() {
     );
     let places = plan::places(&listeners, described(&zeroed)).expect("all there");
     let Plan::Settled(outcome) = plan(&zero, &places, &former, 10) else { panic!("settled") };
-    assert_eq!(outcome, Applied { former_weight: Some(30), sessions: None }.into());
+    assert_eq!(outcome, Applied { former_weight: Some(30), ..Applied::default() }.into());
     let mut register = order(Action::Register, &[8080]);
     register.former_weight = Some(5);
     let wanted: Vec<_> = changes(plan(&register, &places, &former, 10))
