@@ -1,7 +1,7 @@
 //! `ebbtide controller`: takes reports, drives the balancer.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,6 +31,9 @@ const LEAST_LOST_AFTER: Duration = Duration::from_secs(15);
 
 /// A large cluster's pods; about 20 MiB.
 const MAX_TARGETS: usize = 10_000;
+
+/// Five times what a proxy sends in its last seconds, when it asks every 100 ms.
+const MAX_REPORT_RATE: u32 = 50;
 
 /// Take the proxies' reports, drive the load balancer, and show the fleet
 ///
@@ -119,6 +122,11 @@ pub struct Options {
     #[arg(long, env = "EBBTIDE_MAX_TARGETS", value_name = "COUNT")]
     pub max_targets: Option<NonZeroUsize>,
 
+    /// Take at most this many reports a second from one target; a proxy sends up to ten at the end of a
+    /// drain, and others pass them on [default: 50]
+    #[arg(long, env = "EBBTIDE_MAX_REPORT_RATE", value_name = "COUNT")]
+    pub max_report_rate: Option<NonZeroU32>,
+
     /// Deregister a target that has not reported for this long; one that drains, ten seconds after its
     /// deadline at the latest [default: 30s]
     #[arg(long, env = "EBBTIDE_LOST_AFTER", value_name = "DURATION")]
@@ -168,6 +176,7 @@ impl Options {
             tls_key: self.tls_key.or(file.tls_key),
             client_ca: self.client_ca.or(file.client_ca),
             max_targets: self.max_targets.or(file.max_targets),
+            max_report_rate: self.max_report_rate.or(file.max_report_rate),
             lost_after: self.lost_after.or(file.lost_after),
             max_draining: self.max_draining.or(file.max_draining),
             peer: if self.peer.is_empty() { file.peer } else { self.peer },
@@ -201,6 +210,7 @@ impl Options {
             gate,
             tls,
             max_targets: self.max_targets.map_or(MAX_TARGETS, NonZeroUsize::get),
+            max_report_rate: self.max_report_rate.map_or(MAX_REPORT_RATE, NonZeroU32::get),
             lost_after,
             max_draining: self.max_draining,
             peers: peers.collect::<Result<_, _>>()?,

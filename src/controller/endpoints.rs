@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hyper::header::AUTHORIZATION;
+use hyper::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
 use hyper::{HeaderMap, StatusCode, Uri};
 use tokio::sync::Notify;
 
@@ -131,10 +131,15 @@ async fn take(shared: Arc<Shared>, request: Request) -> Response {
         Err(refusal) => {
             let (status, result) = match refusal {
                 Refusal::Stale(_) => (StatusCode::CONFLICT, "stale"),
+                Refusal::TooOften { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_often"),
                 Refusal::Full { .. } => (StatusCode::SERVICE_UNAVAILABLE, "full"),
             };
             shared.count(result);
-            return respond::text(status, format!("{refusal}\n"));
+            let mut response = respond::text(status, format!("{refusal}\n"));
+            if status != StatusCode::CONFLICT {
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            return response;
         }
     };
     shared.count("stored");

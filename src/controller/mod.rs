@@ -5,6 +5,7 @@
 //! `endpoints.rs` answers those whom `gate/` lets in, `events.rs` tells followers what changed, and
 //! `page.rs` is the page for people. Nothing is stored that the next reports do not bring again.
 
+mod allowance;
 pub mod balancer;
 mod check;
 mod decide;
@@ -54,6 +55,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Targets that it remembers at once, of about 2 KiB each.
     pub max_targets: usize,
+    /// Reports that one target may send in a second, on the average of two; more are refused.
+    pub max_report_rate: u32,
     /// After how long a silent target is deregistered. Serving proxies report every ten seconds.
     pub lost_after: Duration,
     /// How many targets of a service may drain at once because somebody asked; without it, all of them.
@@ -125,6 +128,7 @@ impl Controller {
         }
         let rules = Rules {
             max_targets: settings.max_targets,
+            max_report_rate: settings.max_report_rate,
             lost_after: settings.lost_after,
             max_draining: settings.max_draining,
         };

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::allowance::Allowance;
 use super::balancer::Member;
 use super::check::Checked;
 use super::decide::{Fleet, Stale, Standing, Target};
@@ -39,12 +40,18 @@ pub(super) enum Refusal {
     Stale(#[from] Stale),
     #[error("{max_targets} targets are remembered already; raise --max-targets")]
     Full { max_targets: usize },
+    #[error(
+        "this target reports more often than {per_second} times a second; see --max-report-rate"
+    )]
+    TooOften { per_second: u32 },
 }
 
 /// The rules for all targets.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Rules {
     pub(super) max_targets: usize,
+    /// Reports of one target in a second.
+    pub(super) max_report_rate: u32,
     pub(super) lost_after: Duration,
     /// How many targets of a service may drain at once because somebody asked.
     pub(super) max_draining: Option<Share>,
@@ -55,6 +62,7 @@ pub(super) struct Rules {
 pub(super) struct Entry {
     pub(super) target: Target,
     pub(super) report: Report,
+    allowance: Allowance,
     pub(super) sessions: Option<u64>,
     pub(super) fall: Fall,
     pub(super) version: Version,
@@ -111,7 +119,11 @@ impl Table {
         let Checked { report, heard } = checked;
         let id = TargetId::of(&report.identity);
         let service = ServiceName::of(&report.identity);
+        let rate = f64::from(self.rules.max_report_rate);
         if let Some(entry) = self.targets.get_mut(&id) {
+            if !entry.allowance.take(rate, now) {
+                return Err(Refusal::TooOften { per_second: self.rules.max_report_rate });
+            }
             entry.target.hear(heard, now)?;
             entry.report = report;
             entry.service = service;
@@ -121,6 +133,7 @@ impl Table {
             let entry = Entry {
                 target: Target::new(heard, now),
                 report,
+                allowance: Allowance::new(rate, now),
                 sessions: None,
                 fall: Fall::default(),
                 version: self.version,

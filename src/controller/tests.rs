@@ -53,6 +53,7 @@ impl Fixture {
         let settings = Settings {
             listen: "127.0.0.1:0".parse().expect("an address"),
             max_targets,
+            max_report_rate: 1000,
             lost_after: Duration::from_secs(30),
             max_draining: None,
             peers: Vec::new(),
@@ -215,7 +216,12 @@ struct Desk {
 impl Desk {
     fn new(max_targets: usize, assume_weight_zero_after: Option<Duration>) -> Self {
         let lost_after = Duration::from_secs(30);
-        let rules = Rules { max_targets, lost_after, max_draining: Some(Share::Percent(34)) };
+        let rules = Rules {
+            max_targets,
+            max_report_rate: 1000,
+            lost_after,
+            max_draining: Some(Share::Percent(34)),
+        };
         Desk {
             table: Table::new(rules),
             balancer: Log { assume_weight_zero_after },

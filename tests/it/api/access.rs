@@ -100,7 +100,8 @@ fn without_a_file_of_theirs_nobody_is_an_operator() {
 fn tokens_are_exchanged_while_it_runs_and_a_bad_file_changes_nothing() {
     let directory = Directory::new();
     let file = directory.write("proxies", PROXIES);
-    let (controller, addr) = controller(&["--auth", "token", "--token-file", &file]);
+    let (controller, addr) =
+        controller(&["--auth", "token", "--token-file", &file, "--max-report-rate", "100000"]);
     let mut sequence = 0;
     let mut reports = |token: &str| {
         sequence += 1;

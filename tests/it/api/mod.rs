@@ -2,6 +2,7 @@
 
 mod access;
 mod events;
+mod limits;
 mod tls;
 
 use std::io::Write;
