@@ -70,7 +70,7 @@ fn main() {
         at(0.999)
     );
     println!("| memory per target | {} B |", (full - empty) / TARGETS as u64);
-    println!("| memory at rest | {:.1} MiB |", empty as f64 / 1048576.0);
+    println!("| memory at rest | {:.1} MiB |", empty as f64 / 1_048_576.0);
 }
 
 /// A controller as a process.
