@@ -111,12 +111,12 @@ struct Watcher {
     drain_options: DrainOptions,
 }
 
-impl Observer for Watcher {
-    fn first_byte(&self) {}
-    fn class(&self, class: Class) {
+impl Observer for &Watcher {
+    fn first_byte(&mut self) {}
+    fn class(&mut self, class: Class) {
         *self.class.lock().expect("no panic while it is held") = class;
     }
-    fn events(&self, _: Events) {}
+    fn events(&mut self, _: Events) {}
     fn told(&self, _: Word) {}
     fn drain_options(&self) -> DrainOptions {
         self.drain_options.clone()
@@ -165,7 +165,8 @@ async fn connection(setting: &Setting, mut acts: &[u8]) {
         },
     };
     let manners = &setting.manners;
-    let relay = Relay::new(&to_client, &to_upstream, &control, tracker, manners, &watcher);
+    let mut told = &watcher;
+    let relay = Relay::new(&to_client, &to_upstream, &control, tracker, manners, &mut told);
     let mut connection = Connection {
         setting,
         control: &control,

@@ -172,7 +172,7 @@ fn a_controller_that_is_killed_and_comes_back_still_deregisters() {
     let mut stream = connect(proxy.addr());
     exchange(&mut stream, b"hello");
     proxy.signal(Signal::TERM);
-    first.line("weight zero", |line| line["action"] == "weight zero");
+    first.line("weight zero", |line| line["action"] == "weight-zero");
     proxy.says("listener closed");
     // SIGKILL.
     drop(first);
@@ -267,7 +267,7 @@ fn a_sigterm_in_a_lame_duck_that_the_endpoint_began_makes_it_exit_and_no_more() 
     // New connections are still served.
     exchange(&mut connect(proxy.addr()), b"late, and welcome");
     let status = proxy.until_phase("Draining");
-    assert_eq!((&status["drainDeadline"], &status["reason"]), (&first, &"Endpoint".into()));
+    assert_eq!((&status["drainDeadline"], &status["reason"]), (&first, &"Signal".into()));
     exchange(&mut stream, b"untouched");
     drop(stream);
     let finished = proxy.finish();

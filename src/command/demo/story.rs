@@ -146,7 +146,9 @@ impl Story {
                 self.deregistered_at = Some(at);
                 format!("deregister, at {remaining} remaining")
             }
-            action => format!("is told: {action}"),
+            Action::WeightZero => "is told: weight zero".to_owned(),
+            // What every target begins with: it changes nothing here.
+            Action::Register => return lines,
         };
         lines.push(Line::new("balancer", text).tone(Tone::Warm));
         lines
