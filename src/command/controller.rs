@@ -138,7 +138,7 @@ pub struct Options {
     #[serde(deserialize_with = "from_text")]
     pub max_draining: Option<Share>,
 
-    /// Another replica, such as http://ebbtide-controller-1.ebbtide-controller:17710: told of everything
+    /// Another replica, such as `http://ebbtide-controller-1.peers:17710`: told of everything
     /// that this one hears, so that neither takes for lost what reports to the other. Once for each; this
     /// one may be among them
     #[arg(long, env = "EBBTIDE_PEER", value_name = "URL", value_delimiter = ',')]

@@ -106,21 +106,3 @@ fn expect_failure(outcome: &Outcome, kind: ErrorKind, what: &str) {
     assert_eq!(error.kind, kind, "{error}");
     assert!(error.message.contains(what), "`{what}` in: {error}");
 }
-
-/// What the documentation shows is what the program takes.
-#[test]
-fn the_examples_in_the_documentation_are_configurations() {
-    #[derive(serde::Deserialize)]
-    struct File {
-        balancer: Config,
-    }
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/balancers-clouds.md");
-    let text = std::fs::read_to_string(path).expect("docs/balancers-clouds.md");
-    let blocks = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let mut kinds = Vec::new();
-    for block in blocks.filter(|block| block.starts_with("balancer:")) {
-        let file: File = serde_saphyr::from_str(block).expect(block);
-        kinds.push(file.balancer.build().expect("the right values").name());
-    }
-    assert_eq!(kinds, ["tencent-clb", "tke", "aws-elbv2"]);
-}

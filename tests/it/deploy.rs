@@ -22,8 +22,9 @@ fn manifests() -> BTreeMap<String, Vec<Value>> {
     let mut manifests = BTreeMap::new();
     for entry in std::fs::read_dir(deploy()).expect("deploy/") {
         let path = entry.expect("an entry").path();
-        // What watches them is no manifest; monitoring.rs looks at it.
-        if path.is_dir() && path.ends_with("monitoring") {
+        // What watches them is no manifest, and monitoring.rs looks at it; balancer_docs.rs looks at the
+        // controller's configurations.
+        if path.is_dir() && (path.ends_with("monitoring") || path.ends_with("balancers")) {
             continue;
         }
         let name = path.file_name().expect("a name").to_string_lossy().into_owned();

@@ -34,11 +34,11 @@ fn a_rolling_restart_goes_by_knowledge_and_costs_no_client_anything() {
     inside(BRIDGE, || {
         let mut world = World::new(Controllers::One);
         for pod in 0..3 {
-            let watch = Watch::start(&world.haproxy, &world.name(pod));
+            let watch = Watch::start(&world.haproxy, &world::name(pod));
             world.begin_to_drain(pod);
             let finished = world.replace(pod);
             let seen = watch.stop();
-            let name = world.name(pod);
+            let name = world::name(pod);
 
             // The order of things, each by the clock of who did it.
             let applied = |action: &str| {
@@ -48,7 +48,7 @@ fn a_rolling_restart_goes_by_knowledge_and_costs_no_client_anything() {
                         && line["pod"] == format!("shop/{name}")
                 };
                 let log = world.controllers[0].log();
-                log.iter().rev().find(is_it).map(at).unwrap_or_else(|| panic!("no {action}"))
+                log.iter().rev().find(is_it).map_or_else(|| panic!("no {action}"), at)
             };
             let phase = |phase: &str| {
                 let lines = finished.lines("phase");
@@ -125,8 +125,8 @@ impl World {
         }
         for pod in 0..world::PODS {
             for column in ["econ", "eresp", "wretr", "wredis"] {
-                let count = self.haproxy.stat("pods", &self.name(pod), column);
-                assert_eq!(count, "0", "{column} of {}", self.name(pod));
+                let count = self.haproxy.stat("pods", &world::name(pod), column);
+                assert_eq!(count, "0", "{column} of {}", world::name(pod));
             }
         }
         println!(

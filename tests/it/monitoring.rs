@@ -47,8 +47,11 @@ fn rules() -> Vec<Value> {
     groups.iter().flat_map(|group| group["rules"].as_array().expect("rules").clone()).collect()
 }
 
+/// A metric's name, and its labels with the values that are asked for.
+type Selector = (String, Vec<(String, String)>);
+
 /// The metrics that an expression reads, with their labels, and the labels that it groups by.
-fn read(query: &str) -> (Vec<(String, Vec<(String, String)>)>, Vec<String>) {
+fn read(query: &str) -> (Vec<Selector>, Vec<String>) {
     let word = |text: &str| -> String {
         text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
     };

@@ -43,6 +43,11 @@ pub fn label(pod: usize, run: usize) -> String {
     format!("pod-{pod}-run-{run}")
 }
 
+/// HAProxy's name of a pod, and Kubernetes'.
+pub fn name(pod: usize) -> String {
+    format!("web-{pod}")
+}
+
 struct Pod {
     namespace: Namespace,
     application: Peer,
@@ -71,7 +76,7 @@ fn address(pod: usize) -> SocketAddr {
 impl World {
     pub fn new(controllers: Controllers) -> Self {
         let directory = Directory::new();
-        let names: Vec<String> = (0..PODS).map(|pod| format!("web-{pod}")).collect();
+        let names: Vec<String> = (0..PODS).map(name).collect();
         let servers: Vec<_> =
             names.iter().enumerate().map(|(pod, name)| (name.as_str(), address(pod))).collect();
         let haproxy = Haproxy::new(&servers);
@@ -133,11 +138,6 @@ impl World {
         }
     }
 
-    /// HAProxy's name of a pod, and Kubernetes'.
-    pub fn name(&self, pod: usize) -> String {
-        format!("web-{pod}")
-    }
-
     /// Sends the pod's proxy what a kubelet sends, and lets its meetings end one after the other.
     pub fn begin_to_drain(&mut self, pod: usize) {
         self.pods[pod].proxy.signal(Signal::TERM);
@@ -152,7 +152,7 @@ impl World {
         assert_eq!(finished.code(), Some(0), "{finished:?}");
         let errors = place.application.said();
         assert!(errors.is_empty(), "the application saw {errors:?}");
-        self.until(|world| world.haproxy.stat("pods", &world.name(pod), "status") == "MAINT");
+        self.until(|world| world.haproxy.stat("pods", &name(pod), "status") == "MAINT");
         self.runs[pod] += 1;
         let report_to = &self.report_to[(pod + self.runs[pod]) % self.report_to.len()];
         let started = Pod::start(place.namespace, pod, self.runs[pod], report_to);
@@ -210,7 +210,7 @@ impl Pod {
                 .args(["--close-spread", "2s", "--settled-for", "0", "--settle-period", "100ms"])
                 .envs([
                     ("EBBTIDE_NAMESPACE", "shop"),
-                    ("EBBTIDE_POD_NAME", &format!("web-{pod}")),
+                    ("EBBTIDE_POD_NAME", &name(pod)),
                     ("EBBTIDE_POD_UID", &label),
                     ("EBBTIDE_POD_IP", &address(pod).ip().to_string()),
                 ]);
