@@ -92,7 +92,7 @@ fn weights(listeners: &Value, last: u8) -> [Option<u64>; 2] {
 }
 
 fn applied(former_weight: Option<u32>) -> Outcome {
-    Applied { former_weight, sessions: None }.into()
+    Applied { former_weight, ..Applied::default() }.into()
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn pod() -> Member {
 }
 
 fn applied(former_weight: Option<u32>) -> Outcome {
-    Applied { former_weight, sessions: None }.into()
+    Applied { former_weight, ..Applied::default() }.into()
 }
 
 impl Cluster {
