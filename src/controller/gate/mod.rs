@@ -164,7 +164,9 @@ impl Denied {
             Denied::NoProxyToken
             | Denied::WrongProxyToken
             | Denied::NoPodToken
-            | Denied::Review(Refusal::NotAuthenticated { .. }) => "Bearer realm=\"ebbtide reports\"",
+            | Denied::Review(Refusal::NotAuthenticated { .. }) => {
+                "Bearer realm=\"ebbtide reports\""
+            }
             // The word that makes a browser ask its user.
             Denied::NoOperatorToken | Denied::WrongOperatorToken => {
                 "Basic realm=\"ebbtide operators\", charset=\"UTF-8\""

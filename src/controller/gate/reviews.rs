@@ -74,7 +74,9 @@ pub(in crate::controller) enum Refusal {
          create token` or of a Secret will not do"
     )]
     NoPod,
-    #[error("the token can't be reviewed now ({reason}): try again; the controller's log says more")]
+    #[error(
+        "the token can't be reviewed now ({reason}): try again; the controller's log says more"
+    )]
     NotReviewed { reason: &'static str },
 }
 
@@ -217,7 +219,9 @@ impl Reviews {
         if status.authenticated != Some(true) {
             // What the API server says is not passed on: it may say more than a stranger should know.
             tracing::debug!(error = status.error.as_deref(), "a token is not authenticated");
-            return Err(self.not_authenticated("wrong audience, expired, its pod gone, or no token"));
+            return Err(
+                self.not_authenticated("wrong audience, expired, its pod gone, or no token")
+            );
         }
         // An API server that knows nothing of audiences accepts a token for any of them.
         if !status.audiences.unwrap_or_default().contains(&self.audience) {
