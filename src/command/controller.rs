@@ -46,7 +46,8 @@ pub struct Args {
     #[command(flatten)]
     options: Options,
 
-    /// YAML file with the same options (their names without the dashes) and `balancer`
+    /// YAML file with the same options (their names without the dashes), `balancer` and
+    /// `kubernetes`
     #[arg(long, value_name = "FILE", env = "EBBTIDE_CONTROLLER_CONFIG")]
     config: Option<PathBuf>,
 
