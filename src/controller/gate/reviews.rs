@@ -282,3 +282,30 @@ fn left_of(token: &str) -> Option<Duration> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Some(Duration::from_secs(claims.exp).saturating_sub(now))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A memory that is asked about `count` tokens, each of which has `verdict`.
+    fn filled(count: usize, verdict: &Verdict) -> Memory {
+        let mut memory = Memory { slots: HashMap::new(), sweep_at: FEW_TOKENS };
+        for number in 0..count {
+            let mut fingerprint = [0; 32];
+            fingerprint[..8].copy_from_slice(&number.to_le_bytes());
+            let slot = memory.slot(fingerprint).expect("a place");
+            let until = Instant::now() + ACCEPTED_FOR;
+            *slot.0.try_lock().expect("free") = Some(Kept { verdict: verdict.clone(), until });
+        }
+        memory
+    }
+
+    #[test]
+    fn no_more_tokens_are_remembered_than_the_bound() {
+        let pod = Pod { namespace: "shop".into(), name: "a".into(), uid: "1".into() };
+        let mut pods = filled(MAX_TOKENS, &Ok(pod));
+        assert!(pods.slot([255; 32]).is_none(), "pods are not forgotten for a stranger");
+        let strangers = filled(2 * MAX_TOKENS, &Err(Refusal::NoPod));
+        assert!(strangers.slots.len() <= MAX_TOKENS, "strangers make room");
+    }
+}
