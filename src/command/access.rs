@@ -9,6 +9,9 @@ use crate::api::serve::tls::{Files, Tls};
 use crate::controller::Gate;
 use crate::controller::gate::Kind;
 
+/// Whom the proxies' ServiceAccount tokens are for: a token that opens nothing else.
+const AUDIENCE: &str = "ebbtide-controller";
+
 /// By what proxies are known to the controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -19,6 +22,8 @@ pub enum Auth {
     Token,
     /// A certificate that --client-ca vouches for; wants --tls-cert.
     Mtls,
+    /// A projected ServiceAccount token, which the Kubernetes API reviews; a pod reports for itself alone.
+    Kubernetes,
 }
 
 /// Whom the controller lets in, and its certificate.
@@ -31,7 +36,7 @@ pub(super) fn resolve(
     if auth == Auth::None && !is_loopback && !options.insecure {
         return Err(format!(
             "--listen {listen} can be reached from outside, where anybody could report for any pod: give \
-             --auth token with --token-file FILE, or --auth mtls, or listen on 127.0.0.1:{}; or say \
+             --auth token with --token-file FILE, --auth mtls or --auth kubernetes, or listen on 127.0.0.1:{}; or say \
              --insecure if you trust everybody who can connect",
             listen.port()
         ));
@@ -45,6 +50,19 @@ pub(super) fn resolve(
             return Err(format!("{} wants {} too", missing.0, missing.1));
         }
     }
+    for (option, is_given) in
+        [("--audience", options.audience.is_some()), ("kubernetes", options.kubernetes.is_some())]
+    {
+        if is_given && auth != Auth::Kubernetes {
+            return Err(format!("{option} wants --auth kubernetes too"));
+        }
+    }
+    let audience = options.audience.clone().unwrap_or_else(|| AUDIENCE.to_owned());
+    if audience.trim().is_empty() {
+        return Err(format!(
+            "--audience is empty, so that any token would do; write one of your own, such as {AUDIENCE}"
+        ));
+    }
     let tls = tls(options)?;
     if auth == Auth::Mtls && tls.is_none() {
         return Err("--auth mtls wants --tls-cert and --tls-key too".to_owned());
@@ -53,6 +71,9 @@ pub(super) fn resolve(
         Auth::None => Kind::None,
         Auth::Token => Kind::Token,
         Auth::Mtls => Kind::Mtls,
+        Auth::Kubernetes => {
+            Kind::Kubernetes { access: options.kubernetes.clone().unwrap_or_default(), audience }
+        }
     };
     let (tokens, operators) = (&options.token_file, &options.operator_token_file);
     let gate = Gate::new(kind, listen, tokens.as_deref(), operators.as_deref());

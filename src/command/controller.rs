@@ -16,6 +16,7 @@ use super::options::from_text;
 use super::{Exit, Failure};
 use crate::api::client::Client;
 use crate::controller::balancer::{self, Balancer, Log};
+use crate::controller::kubernetes::Access;
 use crate::controller::{Controller, Settings, Share};
 use crate::signal::Signals;
 use crate::telemetry::Fleet;
@@ -45,7 +46,8 @@ pub struct Args {
     #[command(flatten)]
     options: Options,
 
-    /// YAML file with the same options (their names without the dashes) and `balancer`
+    /// YAML file with the same options (their names without the dashes), `balancer` and
+    /// `kubernetes`
     #[arg(long, value_name = "FILE", env = "EBBTIDE_CONTROLLER_CONFIG")]
     config: Option<PathBuf>,
 
@@ -118,6 +120,16 @@ pub struct Options {
     )]
     pub client_ca: Option<PathBuf>,
 
+    /// Under --auth kubernetes: the audience that a proxy's projected token must have [default:
+    /// ebbtide-controller]
+    #[arg(
+        long,
+        env = "EBBTIDE_AUDIENCE",
+        value_name = "NAME",
+        help_heading = "Who may speak to it"
+    )]
+    pub audience: Option<String>,
+
     /// Remember at most this many targets, of about 2 KiB each [default: 10000]
     #[arg(long, env = "EBBTIDE_MAX_TARGETS", value_name = "COUNT")]
     pub max_targets: Option<NonZeroUsize>,
@@ -154,6 +166,10 @@ pub struct Options {
     #[arg(long, env = "EBBTIDE_ASSUME_WEIGHT_ZERO_AFTER", value_name = "DURATION")]
     pub assume_weight_zero_after: Option<Span>,
 
+    /// The way to the Kubernetes API under --auth kubernetes; see docs/api.md.
+    #[arg(skip)]
+    pub kubernetes: Option<Access>,
+
     /// The balancer; see docs/balancers.md.
     #[arg(skip)]
     pub balancer: Option<balancer::Config>,
@@ -175,6 +191,8 @@ impl Options {
             tls_cert: self.tls_cert.or(file.tls_cert),
             tls_key: self.tls_key.or(file.tls_key),
             client_ca: self.client_ca.or(file.client_ca),
+            audience: self.audience.or(file.audience),
+            kubernetes: self.kubernetes.or(file.kubernetes),
             max_targets: self.max_targets.or(file.max_targets),
             max_report_rate: self.max_report_rate.or(file.max_report_rate),
             lost_after: self.lost_after.or(file.lost_after),

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::Shared;
 use super::check::{Now, check};
 use super::events;
+use super::gate::Denied;
 use super::peers::{FORWARDED, News};
 use super::table::{Refusal, WishError};
 use super::view::TargetId;
@@ -99,11 +100,11 @@ fn exposition(shared: &Shared) -> Response {
 }
 
 async fn take(shared: Arc<Shared>, request: Request) -> Response {
-    if let Err(denied) = shared.gate.admit_proxy(&request) {
-        shared.count("denied");
-        return denied.response();
-    }
     let (head, body) = request.into_parts();
+    let speaker = match shared.gate.admit_proxy(&head).await {
+        Ok(speaker) => speaker,
+        Err(denied) => return denied_report(&shared, &denied),
+    };
     let body = match read_body(body, MAX_REPORT_BYTES).await {
         Ok(body) => body,
         Err(error) => {
@@ -119,6 +120,9 @@ async fn take(shared: Arc<Shared>, request: Request) -> Response {
             return respond::text(StatusCode::BAD_REQUEST, format!("{error}\n"));
         }
     };
+    if let Err(denied) = speaker.speak_as(&checked.report.identity) {
+        return denied_report(&shared, &denied);
+    }
     let (stored, concluded) = {
         let mut table = shared.table();
         let stored = table.store(checked, now.instant);
@@ -152,6 +156,11 @@ async fn take(shared: Arc<Shared>, request: Request) -> Response {
         Some(answer) => respond::json(StatusCode::OK, &answer),
         None => ok(),
     }
+}
+
+fn denied_report(shared: &Shared, denied: &Denied) -> Response {
+    shared.count(denied.result());
+    denied.response()
 }
 
 /// Tells the other replicas, unless one of them told us.

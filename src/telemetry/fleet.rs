@@ -28,7 +28,8 @@ const ACKNOWLEDGED_BUCKETS: [f64; 10] = [0.01, 0.05, 0.25, 1.0, 2.5, 5.0, 15.0, 
 const SHOWN_FOR: Duration = Duration::from_secs(60);
 
 /// What becomes of reports; each result stands at 0 from the start.
-const REPORT_RESULTS: [&str; 6] = ["stored", "stale", "refused", "full", "denied", "too_often"];
+const REPORT_RESULTS: [&str; 7] =
+    ["stored", "stale", "refused", "full", "denied", "unreviewed", "too_often"];
 
 /// Counts what a controller does.
 #[derive(Clone)]
@@ -64,7 +65,8 @@ impl Fleet {
         Ok(Fleet { exporter, acknowledged: histogram!(ACKNOWLEDGED) })
     }
 
-    /// A report came; `result` is `stored`, `stale`, `refused`, `full`, `denied` or `too_often`.
+    /// A report came; `result` is `stored`, `stale`, `refused`, `full`, `denied`, `unreviewed` or
+    /// `too_often`.
     pub fn reported(&self, result: &'static str) {
         counter!(REPORTS, "result" => result).increment(1);
     }

@@ -1,6 +1,7 @@
 //! The balancers of clouds, each against a service on this machine.
 
 mod aws;
+mod reviews;
 mod tencent;
 mod tke;
 

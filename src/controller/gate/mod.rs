@@ -4,6 +4,7 @@
 //! password. What a page of somebody else makes a browser send is refused.
 
 mod origin;
+mod reviews;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -12,17 +13,21 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use hyper::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::http::request::Parts;
 use hyper::{HeaderMap, StatusCode};
 
+use super::kubernetes::{self, Access};
+use crate::api::report::Identity;
 use crate::api::serve::{Caller, Request, Response, respond};
 
 pub use tokens::Error as TokensError;
 
+use reviews::{Pod, Refusal, Reviews};
 use tokens::Tokens;
 
 /// By what proxies are known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Nothing: whoever can connect.
     None,
@@ -30,6 +35,24 @@ pub enum Kind {
     Token,
     /// A certificate that our clients' authority vouches for.
     Mtls,
+    /// A token of a ServiceAccount that is bound to the pod, which the Kubernetes API reviews.
+    Kubernetes {
+        /// The way to the Kubernetes API.
+        access: Access,
+        /// Whom the token must be for.
+        audience: String,
+    },
+}
+
+/// Why there is no gate.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file of tokens cannot be used.
+    #[error(transparent)]
+    Tokens(#[from] TokensError),
+    /// A field of `kubernetes` is wrong.
+    #[error("kubernetes: {0}")]
+    Kubernetes(#[from] kubernetes::Error),
 }
 
 /// Who may do what.
@@ -46,6 +69,24 @@ enum Proxies {
     Open(Names),
     Token(Tokens),
     Certificate,
+    Reviews(Box<Reviews>),
+}
+
+/// A proxy that was let in.
+#[derive(Debug)]
+pub(super) struct Speaker {
+    /// The only pod that it may speak for; without one, for any.
+    pod: Option<Pod>,
+}
+
+impl Speaker {
+    /// Lets it report as `identity`.
+    pub(super) fn speak_as(&self, identity: &Identity) -> Result<(), Denied> {
+        match &self.pod {
+            Some(pod) if !pod.is(identity) => Err(Denied::OtherPod),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// By which names we may be called.
@@ -57,7 +98,7 @@ enum Names {
 }
 
 /// Why somebody may not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Denied {
     #[error("say who you are: `Authorization: Bearer` with a token of the proxies' (--token-file)")]
     NoProxyToken,
@@ -65,6 +106,18 @@ pub(super) enum Denied {
     WrongProxyToken,
     #[error("say who you are: a certificate that --client-ca vouches for")]
     NoCertificate,
+    #[error(
+        "say who you are: `Authorization: Bearer` with the pod's projected serviceAccountToken \
+         (--controller-token-file)"
+    )]
+    NoPodToken,
+    #[error(transparent)]
+    Review(#[from] Refusal),
+    #[error(
+        "this token is another pod's than the report: set POD_NAMESPACE, POD_NAME and POD_UID by the downward \
+         API, and mount a projected serviceAccountToken of this very pod"
+    )]
+    OtherPod,
     #[error("say who you are: an operator's token as bearer, or as password of any user")]
     NoOperatorToken,
     #[error("this token is none of the operators' (--operator-token-file)")]
@@ -78,18 +131,42 @@ pub(super) enum Denied {
 }
 
 impl Denied {
-    pub(super) fn response(self) -> Response {
+    /// How the report is counted.
+    pub(super) fn result(&self) -> &'static str {
+        match self {
+            Denied::Review(Refusal::NotReviewed { .. }) => "unreviewed",
+            _ => "denied",
+        }
+    }
+
+    pub(super) fn response(&self) -> Response {
         let status = match self {
             Denied::NoProxyToken
             | Denied::WrongProxyToken
             | Denied::NoCertificate
+            | Denied::NoPodToken
+            | Denied::Review(Refusal::NotAuthenticated { .. })
             | Denied::NoOperatorToken
             | Denied::WrongOperatorToken => StatusCode::UNAUTHORIZED,
-            Denied::NoOperators | Denied::OtherOrigin | Denied::OtherName => StatusCode::FORBIDDEN,
+            Denied::Review(Refusal::NotReviewed { .. }) => StatusCode::SERVICE_UNAVAILABLE,
+            Denied::Review(Refusal::NoPod)
+            | Denied::OtherPod
+            | Denied::NoOperators
+            | Denied::OtherOrigin
+            | Denied::OtherName => StatusCode::FORBIDDEN,
         };
         let mut response = respond::text(status, format!("{self}\n"));
         let scheme = match self {
-            Denied::NoProxyToken | Denied::WrongProxyToken => "Bearer realm=\"ebbtide reports\"",
+            Denied::Review(Refusal::NotReviewed { .. }) => {
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+                return response;
+            }
+            Denied::NoProxyToken
+            | Denied::WrongProxyToken
+            | Denied::NoPodToken
+            | Denied::Review(Refusal::NotAuthenticated { .. }) => {
+                "Bearer realm=\"ebbtide reports\""
+            }
             // The word that makes a browser ask its user.
             Denied::NoOperatorToken | Denied::WrongOperatorToken => {
                 "Basic realm=\"ebbtide operators\", charset=\"UTF-8\""
@@ -114,42 +191,51 @@ impl Gate {
     ///
     /// # Errors
     ///
-    /// When a file of tokens cannot be used.
+    /// When a file of tokens cannot be used, or the way to the Kubernetes API is described wrongly.
     pub fn new(
         kind: Kind,
         listen: SocketAddr,
         tokens: Option<&Path>,
         operators: Option<&Path>,
-    ) -> Result<Self, TokensError> {
+    ) -> Result<Self, Error> {
         let proxies = match (kind, tokens) {
             (Kind::None, _) => Gate::open(listen).proxies,
             (Kind::Token, Some(path)) => Proxies::Token(Tokens::open(path)?),
-            (Kind::Token, None) => return Err(TokensError::Absent),
+            (Kind::Token, None) => return Err(TokensError::Absent.into()),
             (Kind::Mtls, _) => Proxies::Certificate,
+            (Kind::Kubernetes { access, audience }, _) => {
+                Proxies::Reviews(Box::new(Reviews::new(access, audience)?))
+            }
         };
         let operators = operators.map(Tokens::open).transpose()?;
         Ok(Gate { proxies, operators })
     }
 
     /// Lets a proxy report.
-    pub(super) fn admit_proxy(&self, request: &Request) -> Result<(), Denied> {
-        let headers = request.headers();
+    pub(super) async fn admit_proxy(&self, head: &Parts) -> Result<Speaker, Denied> {
+        let headers = &head.headers;
         if !origin::is_ours(headers) {
             return Err(Denied::OtherOrigin);
         }
         match &self.proxies {
-            Proxies::Open(_) => Ok(()),
+            Proxies::Open(_) => {}
             Proxies::Token(tokens) => match shown(headers) {
-                None => Err(Denied::NoProxyToken),
-                Some(token) if tokens.hold(&token) => Ok(()),
-                Some(_) => Err(Denied::WrongProxyToken),
+                None => return Err(Denied::NoProxyToken),
+                Some(token) if tokens.hold(&token) => {}
+                Some(_) => return Err(Denied::WrongProxyToken),
             },
             Proxies::Certificate => {
-                let caller = request.extensions().get::<Caller>();
-                let is_known = caller.is_some_and(|caller| caller.has_certificate);
-                is_known.then_some(()).ok_or(Denied::NoCertificate)
+                let caller = head.extensions.get::<Caller>();
+                if !caller.is_some_and(|caller| caller.has_certificate) {
+                    return Err(Denied::NoCertificate);
+                }
+            }
+            Proxies::Reviews(reviews) => {
+                let token = shown(headers).ok_or(Denied::NoPodToken)?;
+                return Ok(Speaker { pod: Some(reviews.pod(&token).await?) });
             }
         }
+        Ok(Speaker { pod: None })
     }
 
     /// Lets somebody look, or ask for a drain.

@@ -21,7 +21,7 @@ fn controller(args: &[&str]) -> (Ebbtide, SocketAddr) {
 }
 
 /// A report of the pod `shop/name`.
-fn report(name: &str, sequence: u64, phase: &str) -> Value {
+pub(crate) fn report(name: &str, sequence: u64, phase: &str) -> Value {
     json!({
         "schemaVersion": "v1", "namespace": "shop", "podName": name, "podUID": "",
         "nodeName": "", "podIP": "", "service": "", "startTime": "2024-05-01T10:00:00Z",
@@ -32,7 +32,7 @@ fn report(name: &str, sequence: u64, phase: &str) -> Value {
 }
 
 /// Sends one request with these header lines and a body; reads the whole answer.
-fn send(addr: SocketAddr, start: &str, headers: &[&str], body: &str) -> Reply {
+pub(crate) fn send(addr: SocketAddr, start: &str, headers: &[&str], body: &str) -> Reply {
     let mut stream = TcpStream::connect(addr).expect("connects");
     let fields = headers.iter().fold(String::new(), |fields, line| fields + line + "\r\n");
     let request = format!(
