@@ -28,7 +28,7 @@ const REFUSED_FOR: Duration = Duration::from_secs(10);
 /// How long nobody asks about a token again when the API server gave no answer.
 const UNKNOWN_FOR: Duration = Duration::from_secs(1);
 
-/// Tokens remembered, each in less than 512 bytes: three times the default of --max-targets, because a
+/// Tokens remembered, each a fingerprint and a pod's names: three times the default of --max-targets, because a
 /// kubelet exchanges tokens.
 const MAX_TOKENS: usize = 32_768;
 
@@ -38,8 +38,9 @@ const FEW_TOKENS: usize = 1024;
 /// Reviews under way at once: what a stranger with many tokens can do to the API server.
 const MAX_REVIEWS: usize = 16;
 
-/// How long a review may take, the wait for its turn included; a proxy gives up after five seconds.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// How long a review may take, the wait for its turn included: a proxy gives a report up after three
+/// seconds, and is better off with an answer that says why.
+const PATIENCE: Duration = Duration::from_millis(2500);
 
 /// A projected token is one kilobyte.
 const MAX_TOKEN_BYTES: usize = 8 * 1024;
