@@ -120,7 +120,9 @@ pub struct Trouble {
 /// Whether a drain that somebody asked for may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Permit {
-    /// Not asked for, or granted.
+    /// Nobody was asked.
+    Unasked,
+    /// It may go on, for the whole of this drain: what began is not called back when others begin.
     Granted,
     /// Too many of its service drain already.
     Waits,
@@ -154,7 +156,7 @@ impl Target {
             pause: None,
             trouble: None,
             former_weight: heard.former_weight,
-            permit: Permit::Granted,
+            permit: Permit::Unasked,
             wish: None,
         }
     }
@@ -176,7 +178,7 @@ impl Target {
         self.heard_at = now;
         if heard.phase == Phase::Serving {
             // What it remembers of a weight may be older than our last answer; so it counts only below.
-            self.permit = Permit::Granted;
+            self.permit = Permit::Unasked;
         } else {
             self.former_weight = self.former_weight.or(heard.former_weight);
         }
@@ -190,10 +192,11 @@ impl Target {
         Ok(())
     }
 
-    /// Whether it asks leave to drain: somebody asked it to, and it has just begun.
+    /// Whether it asks leave to drain: somebody asked it to, it has just begun, and has no leave yet.
     #[must_use]
     pub fn asks_leave(&self) -> bool {
-        self.heard.phase == Phase::LameDuck && !self.heard.must_leave
+        let may_be_asked = self.heard.phase == Phase::LameDuck && !self.heard.must_leave;
+        may_be_asked && self.permit != Permit::Granted
     }
 
     /// Lets its drain go on, or keeps it serving for now.

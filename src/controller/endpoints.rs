@@ -34,7 +34,6 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router {
     let operators = |answer: Answer| for_operators(shared, answer);
     Router::new()
         .post("/v1/reports", move |request| take(Arc::clone(&posted), request))
-        .get("/targets", operators(|shared, _| list(shared)))
         .get("/v1/targets", operators(|shared, _| list(shared)))
         .get("/v1/targets/{}", operators(|shared, request| show(shared, request)))
         .get("/v1/events", operators(events::follow))

@@ -26,6 +26,7 @@ pub(super) use orders::Concluded;
 pub(super) use wishes::WishError;
 
 use changes::first_version;
+use orders::Line;
 
 /// A deregistered target that has been silent for this long is forgotten; any silent one, to make room.
 pub(super) const FORGET_AFTER: Duration = Duration::from_secs(600);
@@ -68,7 +69,7 @@ pub(super) struct Entry {
     pub(super) version: Version,
     service: ServiceName,
     issued_at: u64,
-    queued: bool,
+    queued: Option<Line>,
     /// When the order for weight zero was given, until it is confirmed.
     ordered_at: Option<Instant>,
     /// Whoever waits for the order under way.
@@ -139,7 +140,7 @@ impl Table {
                 version: self.version,
                 service,
                 issued_at: 0,
-                queued: false,
+                queued: None,
                 ordered_at: None,
                 waiting: None,
                 was_lost: false,

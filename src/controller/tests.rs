@@ -127,20 +127,18 @@ async fn the_targets_are_listed_with_their_last_report() {
     for (name, sequence) in [("b", 1), ("a", 1), ("a", 2)] {
         fixture.report(&report(name, sequence, "Draining")).await;
     }
-    for path in ["/targets", "/v1/targets"] {
-        let list: Value = fixture.get(path).await.json().expect("JSON");
-        let names: Vec<_> = list
-            .as_array()
-            .expect("a list")
-            .iter()
-            .map(|target| {
-                assert!(target["ageSeconds"].is_f64());
-                assert_eq!(target["balancer"], "weightZero");
-                (target["report"]["podName"].clone(), target["report"]["sequence"].clone())
-            })
-            .collect();
-        assert_eq!(names, [(json!("a"), json!(2)), (json!("b"), json!(1))]);
-    }
+    let list: Value = fixture.get("/v1/targets").await.json().expect("JSON");
+    let names: Vec<_> = list
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|target| {
+            assert!(target["ageSeconds"].is_f64());
+            assert_eq!(target["balancer"], "weightZero");
+            (target["report"]["podName"].clone(), target["report"]["sequence"].clone())
+        })
+        .collect();
+    assert_eq!(names, [(json!("a"), json!(2)), (json!("b"), json!(1))]);
     for path in ["/livez", "/readyz"] {
         assert_eq!(fixture.get(path).await.status, StatusCode::OK);
     }
@@ -350,7 +348,8 @@ async fn only_so_many_of_a_service_drain_at_once_when_they_are_asked_to() {
     assert_eq!(lame_duck("other-0", 2, "Endpoint"), go, "another service");
     assert_eq!(lame_duck("web-2", 2, "Signal"), go, "must leave");
     assert_eq!(lame_duck("web-1", 3, "Endpoint"), wait);
-    let mut drained = report("web-0", 3, "Drained");
+    assert_eq!(lame_duck("web-0", 3, "Endpoint"), go, "it has begun, whoever came since");
+    let mut drained = report("web-0", 4, "Drained");
     drained.drain_blocking_connections = 0;
     desk.store(&drained, SECOND).expect("newer");
     let mut drained = report("web-2", 3, "Drained");
@@ -359,6 +358,19 @@ async fn only_so_many_of_a_service_drain_at_once_when_they_are_asked_to() {
     let mut again = report("web-1", 4, "LameDuck");
     again.reason = Some("Endpoint".to_owned());
     assert_eq!(desk.store(&again, SECOND).expect("newer").directive, go, "it is its turn");
+}
+
+#[tokio::test]
+async fn who_leaves_goes_before_all_who_come() {
+    let mut desk = Desk::new(10, None);
+    for name in ["a", "b", "c"] {
+        desk.store(&report(name, 1, "Serving"), Duration::ZERO).expect("room");
+    }
+    desk.store(&report("c", 2, "LameDuck"), SECOND).expect("newer");
+    let given = desk.obey(SECOND).await;
+    let [weight_zero, register] = [Action::WeightZero, Action::Register];
+    let expected = [("c", weight_zero), ("a", register), ("b", register)];
+    assert_eq!(given, expected.map(|(name, action)| (name.to_owned(), action)));
 }
 
 #[tokio::test]

@@ -88,7 +88,7 @@ fn five_thousand_idle_connections_leave_one_after_the_other() {
     assert!(line.contains("5000 connections force-closed"), "{line}");
     std::fs::remove_file(&log).expect("removed");
     let address: SocketAddr = controller_addr.parse().expect("an address");
-    let targets = crate::support::http::request(address, "GET", "/targets").expect("targets");
+    let targets = crate::support::http::request(address, "GET", "/v1/targets").expect("targets");
     let report = &targets.json()[0]["report"];
     assert_eq!(report["phase"], "Drained", "{report:#}");
     assert_eq!(report["forcedCloses"], CONNECTIONS, "{report:#}");

@@ -157,7 +157,7 @@ fn accepting_pauses_and_goes_on_when_descriptors_run_out() {
 
 /// The last report that a controller has of its only target.
 fn target(controller: &Ebbtide) -> Value {
-    let list = http::request(controller.takes_reports(), "GET", "/targets").expect("an answer");
+    let list = http::request(controller.takes_reports(), "GET", "/v1/targets").expect("an answer");
     list.json()[0]["report"].clone()
 }
 

@@ -57,7 +57,8 @@ fn sessions_finish_after_sigterm_and_the_controller_knows_before_the_exit() {
 
     // No waiting here: what the controller knows now, it knew before the exit.
     assert_eq!(finished.lines("final report")[0]["delivery"], "Acknowledged");
-    let targets = http::request(controller.takes_reports(), "GET", "/targets").expect("an answer");
+    let targets =
+        http::request(controller.takes_reports(), "GET", "/v1/targets").expect("an answer");
     let report = &targets.json()[0]["report"];
     assert_eq!(report["phase"], "Drained", "{report:#}");
     assert_eq!(report["drainBlockingConnections"], 0, "{report:#}");

@@ -63,7 +63,7 @@ pub async fn status(admin: Client, tell: Tell) {
     }
 }
 
-/// Tells what the controller's `/targets` says, until nobody wants to know.
+/// Tells what the controller's `/v1/targets` says, until nobody wants to know.
 pub async fn reports(controller: Client, tell: Tell) {
     loop {
         for event in last_reports(&controller).await {
@@ -77,7 +77,7 @@ pub async fn reports(controller: Client, tell: Tell) {
 
 /// What the controller has of each target at this moment: here, of one.
 pub async fn last_reports(controller: &Client) -> Vec<Event> {
-    let reply = controller.send(Call::get("/targets").timeout(ANSWER_TIMEOUT)).await;
+    let reply = controller.send(Call::get("/v1/targets").timeout(ANSWER_TIMEOUT)).await;
     let targets = reply.and_then(|reply| reply.json::<Vec<TargetView>>()).unwrap_or_default();
     targets.into_iter().map(|target| Event::Reported(Box::new(target))).collect()
 }

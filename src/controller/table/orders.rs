@@ -20,6 +20,15 @@ pub(in crate::controller) struct Concluded {
     pub(in crate::controller) repeated: bool,
 }
 
+/// Where a target waits for its order to be given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    /// First: connections that still come to it are at stake.
+    Leaving,
+    /// Then: thousands at the start of a controller, of which most change nothing.
+    Coming,
+}
+
 impl Table {
     /// Puts the target in the queue if an order is due, or sets its timer.
     pub(super) fn queue(&mut self, id: &TargetId, now: Instant) {
@@ -37,13 +46,24 @@ impl Table {
         let Some(action) = due else {
             return;
         };
-        let Some(entry) = self.targets.get_mut(id).filter(|entry| !entry.queued) else {
+        let wanted = match action {
+            Action::Register => Line::Coming,
+            Action::WeightZero | Action::Deregister => Line::Leaving,
+        };
+        let Some(entry) = self.targets.get_mut(id) else {
             return;
         };
-        entry.queued = true;
-        match action {
-            Action::Register => self.coming.push_back(id.clone()),
-            Action::WeightZero | Action::Deregister => self.leaving.push_back(id.clone()),
+        match (entry.queued, wanted) {
+            // What it is to be told is seen when it is its turn.
+            (Some(Line::Leaving), _) | (Some(Line::Coming), Line::Coming) => return,
+            // It came, and leaves before it was its turn.
+            (Some(Line::Coming), Line::Leaving) => self.coming.retain(|other| other != id),
+            (None, _) => {}
+        }
+        entry.queued = Some(wanted);
+        match wanted {
+            Line::Coming => self.coming.push_back(id.clone()),
+            Line::Leaving => self.leaving.push_back(id.clone()),
         }
     }
 
@@ -69,7 +89,7 @@ impl Table {
         let (service, is_muted) = (entry.service.clone(), self.is_muted(entry));
         let fleet = self.fleet(&service);
         let entry = self.targets.get_mut(id)?;
-        entry.queued = false;
+        entry.queued = None;
         if is_muted {
             return None;
         }
@@ -158,7 +178,7 @@ impl Table {
     /// Told when the order that is under way or queued for the target has ended; none when there is none.
     pub(in crate::controller) fn waiting_for(&mut self, id: &TargetId) -> Option<Arc<Notify>> {
         let entry = self.targets.get_mut(id)?;
-        let busy = entry.queued || entry.target.under_way().is_some();
+        let busy = entry.queued.is_some() || entry.target.under_way().is_some();
         busy.then(|| Arc::clone(entry.waiting.get_or_insert_default()))
     }
 }
