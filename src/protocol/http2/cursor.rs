@@ -79,6 +79,11 @@ impl Cursor {
         }
     }
 
+    /// Whether a frame of a request or response may stand here.
+    pub(super) fn may_begin_message(&self) -> bool {
+        self.begun && self.is_between_blocks()
+    }
+
     /// Reads a head on; when `bytes` complete it, how many of them belong to it. Otherwise all do.
     #[inline]
     pub(super) fn read_head(&mut self, bytes: &[u8]) -> Option<(usize, Header)> {

@@ -179,6 +179,7 @@ impl Http2 {
     /// the upstream, outside of header blocks, and not before its SETTINGS.
     pub(super) fn may_speak(&self, direction: Direction) -> bool {
         direction == Direction::FromUpstream
+            && self.farewell.is_awake()
             && self.surprise.is_none()
             && self.upstream.begun
             && !self.upstream.ended

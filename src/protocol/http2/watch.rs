@@ -1,7 +1,7 @@
 //! What the frames that pass mean. Nothing here changes a byte.
 
 use super::cursor::Then;
-use super::frame::{Header, Kind, PREFACE};
+use super::frame::{END_HEADERS, END_STREAM, Header, Kind, PREFACE};
 use super::streams::Streams;
 use super::{Http2, Surprise};
 use crate::protocol::Direction;
@@ -20,11 +20,43 @@ impl Http2 {
     fn watch_one(&mut self, direction: Direction, bytes: &[u8]) {
         let mut passed = 0;
         while let Some(rest) = bytes.get(passed..).filter(|rest| !rest.is_empty()) {
-            match self.advance(direction, rest) {
+            let more = match self.pass_whole_frames(direction, rest) {
+                Ok(0) => self.advance(direction, rest),
+                whole => whole,
+            };
+            match more {
                 Ok(more) => passed += more,
                 Err(surprise) => return self.become_opaque(surprise),
             }
         }
+    }
+
+    /// Passes over frames of messages for as long as they are whole: how many bytes that are. What
+    /// is cut, has a header block of several frames, or is about the connection takes
+    /// [`Http2::advance`].
+    #[inline(always)]
+    fn pass_whole_frames(&mut self, direction: Direction, bytes: &[u8]) -> Result<usize, Surprise> {
+        let mut passed = 0;
+        if !self.cursor(direction).may_begin_message() {
+            return Ok(passed);
+        }
+        while let Some(rest) = bytes.get(passed..)
+            && let Some(head) = rest.first_chunk()
+        {
+            let header = Header::parse(head);
+            let frame_bytes = header.frame_bytes() as usize;
+            let is_of_message = header.kind == Kind::Data
+                || header.kind == Kind::Headers && header.has(END_HEADERS);
+            if !is_of_message || frame_bytes > rest.len() {
+                break;
+            }
+            self.go_on(direction, &header)?;
+            if header.has(END_STREAM) {
+                self.streams.end(direction, header.stream);
+            }
+            passed += frame_bytes;
+        }
+        Ok(passed)
     }
 
     /// Moves on by at least one byte and at most one frame; how many bytes that is.
@@ -79,15 +111,8 @@ impl Http2 {
     fn begin_frame(&mut self, direction: Direction, header: &Header) -> Result<Then, Surprise> {
         let ends = self.cursor_mut(direction).check_order(header)?;
         Ok(match header.kind {
-            Kind::Data => {
-                self.streams.data(direction, header.stream)?;
-                ends
-            }
-            Kind::Headers => {
-                match direction {
-                    Direction::FromClient => self.streams.request(header)?,
-                    Direction::FromUpstream => self.streams.response(header.stream)?,
-                }
+            Kind::Data | Kind::Headers => {
+                self.go_on(direction, header)?;
                 ends
             }
             Kind::Promise => {
@@ -119,6 +144,17 @@ impl Http2 {
             }
             Kind::Priority | Kind::WindowUpdate | Kind::Unknown => ends,
         })
+    }
+
+    /// A request or response begins or goes on with this frame; others have no part in one.
+    #[inline(always)]
+    fn go_on(&mut self, direction: Direction, header: &Header) -> Result<(), Surprise> {
+        match (header.kind, direction) {
+            (Kind::Data, _) => self.streams.data(direction, header.stream),
+            (Kind::Headers, Direction::FromClient) => self.streams.request(header),
+            (Kind::Headers, Direction::FromUpstream) => self.streams.response(header.stream),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn end_frame(&mut self, direction: Direction, then: Then) {
