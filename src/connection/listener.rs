@@ -171,9 +171,9 @@ impl Listening {
     fn serve(&mut self, accepted: Accepted, permit: Option<OwnedSemaphorePermit>) {
         self.backoff.reset();
         let phase = self.states.borrow().phase;
-        let client = accepted.peer.ip();
-        let tracker = self.settings.speaks.tracker(&self.settings.http1, client);
-        let is_health_check = contains(&self.settings.health_check_from, client);
+        let peer = accepted.peer.ip();
+        let tracker = self.settings.speaks.tracker(&self.settings.http1, peer);
+        let is_health_check = contains(&self.settings.health_check_from, peer);
         let class = if is_health_check { Class::HealthCheck } else { tracker.class() };
         // Counted before the queue is looked at again: a drain never sees zero in between.
         let guard = (!is_health_check).then(|| self.serving.drain.guard());
@@ -184,7 +184,7 @@ impl Listening {
         if phase >= Phase::Draining && !is_health_check {
             self.serving.metrics.late();
         }
-        let connection = Connection { accepted, registered, tracker, guard, permit };
+        let connection = Connection { client: accepted.fd, registered, tracker, guard, permit };
         self.serving.spawn(connection, &self.settings.upstream);
     }
 

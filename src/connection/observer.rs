@@ -52,7 +52,10 @@ impl Observer for Watcher<'_> {
             (None, false) => guard.hold(),
             _ => return,
         }
-        self.serving.table.note_change();
+        // Twice in each exchange; what remains is told while a drain is on.
+        if !self.serving.drain.is_serving() {
+            self.serving.table.note_change();
+        }
     }
 
     fn events(&mut self, events: Events) {

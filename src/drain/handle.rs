@@ -75,6 +75,12 @@ impl Drain {
         self.0.blocking.load(Ordering::Acquire)
     }
 
+    /// Whether no drain is under way; costs no lock.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.0.phase.load(Ordering::Acquire) == Phase::Serving as u8
+    }
+
     /// Begins a drain, or joins the one under way.
     pub fn trigger(&self, trigger: Trigger) {
         self.apply(|machine, now| machine.trigger(trigger, now));
@@ -168,7 +174,7 @@ impl Drain {
 
     /// The first connection came or the last one went: while a drain is on, the machine wants to know.
     fn crossed_zero(&self) {
-        if self.0.phase.load(Ordering::Acquire) != Phase::Serving as u8 {
+        if !self.is_serving() {
             self.apply(|_, _| ());
         }
     }
