@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use rustix::pipe::{SpliceFlags, splice};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
@@ -78,6 +79,45 @@ impl Socket {
                     }
                     return Poll::Ready(Ok(written));
                 }
+                Err(error) => clear_or_fail(&mut guard, error)?,
+            }
+        }
+    }
+
+    /// Moves at most so many bytes of what is there into an empty pipe, 0 at the end of the stream.
+    ///
+    /// # Errors
+    /// Those of splice(2).
+    pub fn poll_splice_to(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: BorrowedFd<'_>,
+        bytes: usize,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.0.poll_read_ready(cx))?;
+            // A short count may come of the pipe's slots, so only EAGAIN says that nothing is left.
+            match splice(&self.0, None, pipe, None, bytes, SpliceFlags::NONBLOCK) {
+                Ok(moved) => return Poll::Ready(Ok(moved)),
+                Err(error) => clear_or_fail(&mut guard, error)?,
+            }
+        }
+    }
+
+    /// Writes what the kernel takes of so many bytes that a pipe holds.
+    ///
+    /// # Errors
+    /// Those of splice(2).
+    pub fn poll_splice_from(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: BorrowedFd<'_>,
+        bytes: usize,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.0.poll_write_ready(cx))?;
+            match splice(pipe, None, &self.0, None, bytes, SpliceFlags::NONBLOCK) {
+                Ok(moved) => return Poll::Ready(Ok(moved)),
                 Err(error) => clear_or_fail(&mut guard, error)?,
             }
         }

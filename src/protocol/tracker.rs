@@ -83,6 +83,24 @@ impl Tracker {
         }
     }
 
+    /// How many of the next bytes of a direction it need not be shown, only told of with
+    /// [`Tracker::skip`]: the inside of a body, or everything.
+    #[must_use]
+    pub fn unseen_bytes(&self, direction: Direction) -> u64 {
+        match self {
+            Tracker::Tcp | Tracker::Opaque(_) => u64::MAX,
+            Tracker::Http1(tracker) => tracker.unseen_bytes(direction),
+            Tracker::Http2(_) | Tracker::Auto(_) => 0,
+        }
+    }
+
+    /// So many of the [`Tracker::unseen_bytes`] have been read.
+    pub fn skip(&mut self, direction: Direction, bytes: u64) {
+        if let Tracker::Http1(tracker) = self {
+            tracker.skip(direction, bytes);
+        }
+    }
+
     /// A drain has begun, or goes on with other options.
     pub fn begin_drain(&mut self, options: &http1::DrainOptions) {
         match self {

@@ -4,6 +4,7 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use super::buffers::{Buffer, Size};
+use super::pipes::{PIPE_BYTES, Pipe};
 use crate::net::Socket;
 use crate::protocol::{Direction, Step, Tracker, Word};
 
@@ -39,12 +40,29 @@ enum Sink {
     Discard,
 }
 
+/// A read of so many bytes says that bulk is flowing, which a pipe carries for less.
+const BULK_BYTES: usize = 64 * 1024;
+
+/// A read of no more says that it is over.
+const MESSAGE_BYTES: usize = 16 * 1024;
+
 /// Bytes that were read and that the receiver has not taken yet.
 #[derive(Debug)]
-struct Pending {
-    buffer: Buffer,
-    start: usize,
-    end: usize,
+enum Pending {
+    /// From `start` to `end` of what is here.
+    Buffered { buffer: Buffer, start: usize, end: usize },
+    /// In the kernel.
+    Piped(Pipe),
+}
+
+/// How much the last read found, which is what the next one expects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Load {
+    Messages,
+    /// More than a message: the large buffer.
+    Burst,
+    /// A pipe, where the tracker need not see.
+    Bulk,
 }
 
 /// One direction.
@@ -55,7 +73,7 @@ pub(super) struct Flow {
     /// Bytes that the tracker wants to see again with what follows them; only while it edits.
     held: Vec<u8>,
     sink: Sink,
-    size: Size,
+    load: Load,
     source_ended: bool,
     ended: bool,
     /// The farewell in what is pending, and one that the receiver's kernel has taken.
@@ -70,7 +88,7 @@ impl Flow {
             pending: None,
             held: Vec::new(),
             sink: Sink::Forward,
-            size: Size::Small,
+            load: Load::Messages,
             source_ended: false,
             ended: false,
             pending_word: None,
@@ -164,7 +182,16 @@ impl Flow {
     ) -> Poll<Result<usize, Failure>> {
         // Asked first, because a buffer is lent only to somebody who has something to put in it.
         ready!(source.poll_readable(cx)).map_err(Failure::Reading)?;
-        let mut buffer = Buffer::borrow(self.size);
+        if self.load == Load::Bulk
+            && let Some(bytes) = self.pipeable_bytes(tracker)
+            && let Some(pipe) = Pipe::borrow()
+        {
+            return self.poll_fill_pipe(cx, tracker, source, pipe, bytes);
+        }
+        let mut buffer = Buffer::borrow(match self.load {
+            Load::Messages => Size::Small,
+            Load::Burst | Load::Bulk => Size::Large,
+        });
         let room = buffer.bytes().len();
         let read = ready!(source.poll_read(cx, buffer.bytes_mut())).map_err(Failure::Reading)?;
         if read == 0 {
@@ -172,11 +199,10 @@ impl Flow {
             self.end(tracker);
             return Poll::Ready(Ok(0));
         }
-        // A full buffer says bulk; a read that a small one would have held says it is over.
-        self.size = match (self.size, read) {
-            (Size::Small, read) if read == room => Size::Large,
-            (Size::Large, read) if read <= room / 16 => Size::Small,
-            (size, _) => size,
+        self.load = match self.load {
+            Load::Messages if read == room => Load::Burst,
+            Load::Messages => Load::Messages,
+            _ => Load::after(read),
         };
         if self.sink == Sink::Forward {
             self.show(tracker, buffer, read);
@@ -184,18 +210,47 @@ impl Flow {
         Poll::Ready(Ok(read))
     }
 
+    /// How many of the next bytes may go through a pipe, if it is worth one.
+    fn pipeable_bytes(&self, tracker: &Tracker) -> Option<usize> {
+        if self.sink != Sink::Forward || !self.held.is_empty() {
+            return None;
+        }
+        let unseen = usize::try_from(tracker.unseen_bytes(self.direction)).unwrap_or(usize::MAX);
+        (unseen >= BULK_BYTES).then_some(unseen.min(PIPE_BYTES))
+    }
+
+    fn poll_fill_pipe(
+        &mut self,
+        cx: &mut Context<'_>,
+        tracker: &mut Tracker,
+        source: &Socket,
+        mut pipe: Pipe,
+        bytes: usize,
+    ) -> Poll<Result<usize, Failure>> {
+        let read = ready!(pipe.poll_fill(cx, source, bytes)).map_err(Failure::Reading)?;
+        if read == 0 {
+            self.source_ended = true;
+            self.end(tracker);
+            return Poll::Ready(Ok(0));
+        }
+        tracker.skip(self.direction, read as u64);
+        self.load = Load::after(read);
+        self.pending = Some(Pending::Piped(pipe));
+        Poll::Ready(Ok(read))
+    }
+
     /// Shows what was read to the tracker, and makes what it lets through pending.
     fn show(&mut self, tracker: &mut Tracker, buffer: Buffer, read: usize) {
         let bytes = buffer.bytes().get(..read).unwrap_or_default();
         if tracker.is_blind() && self.held.is_empty() {
-            self.pending = Some(Pending { buffer, start: 0, end: read });
+            self.pending = Some(Pending::Buffered { buffer, start: 0, end: read });
             return;
         }
         if self.held.is_empty() {
             match tracker.step(self.direction, bytes) {
                 // The way of every byte outside a drain: nothing is copied.
                 Step::Pass(passed) if passed >= read => {
-                    self.pending = Some(Pending { buffer, start: 0, end: read });
+                    self.pending = Some(Pending::Buffered { buffer, start: 0, end: read });
                 }
                 step => {
                     let output = self.edited(tracker, bytes, step);
@@ -275,15 +330,23 @@ impl Flow {
 
     fn put(&mut self, buffer: Buffer) {
         let end = buffer.bytes().len();
-        self.pending = (end > 0).then_some(Pending { buffer, start: 0, end });
+        self.pending = (end > 0).then_some(Pending::Buffered { buffer, start: 0, end });
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, sink: &Socket) -> Poll<Result<usize, Failure>> {
-        let Some(pending) = &mut self.pending else { return Poll::Ready(Ok(0)) };
-        let bytes = pending.buffer.bytes().get(pending.start..pending.end).unwrap_or_default();
-        let written = ready!(sink.poll_write(cx, bytes)).map_err(Failure::Writing)?;
-        pending.start += written;
-        if pending.start >= pending.end {
+        let is_done = match &mut self.pending {
+            None => return Poll::Ready(Ok(0)),
+            Some(Pending::Buffered { buffer, start, end }) => {
+                let bytes = buffer.bytes().get(*start..*end).unwrap_or_default();
+                *start += ready!(sink.poll_write(cx, bytes)).map_err(Failure::Writing)?;
+                *start >= *end
+            }
+            Some(Pending::Piped(pipe)) => {
+                ready!(pipe.poll_drain(cx, sink)).map_err(Failure::Writing)?;
+                pipe.is_empty()
+            }
+        };
+        if is_done {
             self.pending = None;
             self.written_word = self.pending_word.take().or(self.written_word);
         }
@@ -298,5 +361,15 @@ impl Flow {
         }
         self.ended = self.source_ended;
         Ok(())
+    }
+}
+
+impl Load {
+    fn after(read: usize) -> Self {
+        match read {
+            ..=MESSAGE_BYTES => Load::Messages,
+            BULK_BYTES.. => Load::Bulk,
+            _ => Load::Burst,
+        }
     }
 }

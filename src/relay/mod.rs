@@ -1,7 +1,8 @@
 //! Moving bytes: unchanged, both directions, each ending on its own.
 //!
 //! [`Relay`] is the future of one connection's data. It holds no buffer while nothing is in
-//! flight: `buffers` lends one for as long as bytes wait for their receiver. The connection's
+//! flight: `buffers` lends one for as long as bytes wait for their receiver, and `pipes` lends what
+//! carries bulk that the tracker need not see. The connection's
 //! tracker sees every byte before it is sent on; in a drain it may insert a farewell, and `farewell`
 //! knows how long each is waited for. [`Control`] is what the rest of the process sees of it, and how
 //! it is told to leave.
@@ -11,6 +12,7 @@ mod control;
 mod farewell;
 mod flow;
 mod pair;
+mod pipes;
 
 pub use control::{Control, Order};
 pub use farewell::IdleClose;

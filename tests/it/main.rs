@@ -20,6 +20,7 @@ mod api;
 mod balancer_docs;
 mod balancer_haproxy;
 mod balancer_webhook;
+mod bulk;
 mod churn;
 mod cli;
 mod closing;

@@ -32,6 +32,22 @@ impl Body {
             Body::UntilClose => Ok(Advance { used: bytes.len(), ended: false }),
         }
     }
+
+    /// How many of the next bytes say nothing: all but a body's last, and none of chunks.
+    pub(super) fn unseen_bytes(&self) -> u64 {
+        match self {
+            Body::Length(left) => left.saturating_sub(1),
+            Body::Chunked(_) => 0,
+            Body::UntilClose => u64::MAX,
+        }
+    }
+
+    /// Counts off bytes that said nothing.
+    pub(super) fn skip(&mut self, bytes: u64) {
+        if let Body::Length(left) = self {
+            *left = left.saturating_sub(bytes);
+        }
+    }
 }
 
 /// Counts off as much of `left` as `shown` bytes hold, and says how much that is.

@@ -227,6 +227,33 @@ impl Tracker {
         Step::Pass(bytes.len())
     }
 
+    /// How many of the next bytes of a direction need not be shown, only told of with
+    /// [`Tracker::skip`]. The last byte of a body is none of them: what it ends is seen by it.
+    #[must_use]
+    pub fn unseen_bytes(&self, direction: Direction) -> u64 {
+        let (reading, edited_bytes) = match direction {
+            Direction::FromClient => (&self.requests.reading, self.requests.edited_bytes),
+            Direction::FromUpstream => (&self.responses.reading, self.responses.edited_bytes),
+        };
+        match (&self.mode, reading) {
+            _ if edited_bytes > 0 => 0,
+            (Mode::Upgraded | Mode::Opaque(_), _) => u64::MAX,
+            (Mode::Http, Reading::Body(body)) => body.unseen_bytes(),
+            _ => 0,
+        }
+    }
+
+    /// So many of the [`Tracker::unseen_bytes`] have been read.
+    pub fn skip(&mut self, direction: Direction, bytes: u64) {
+        let reading = match direction {
+            Direction::FromClient => &mut self.requests.reading,
+            Direction::FromUpstream => &mut self.responses.reading,
+        };
+        if let Reading::Body(body) = reading {
+            body.skip(bytes);
+        }
+    }
+
     /// A drain has begun, or goes on with other options.
     pub fn begin_drain(&mut self, options: &DrainOptions) {
         if self.drain.is_none() {
