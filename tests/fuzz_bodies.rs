@@ -79,6 +79,16 @@ fn a_request_that_crosses_the_fin_to_an_idle_client_does_not_reach_the_applicati
     relay::run(&[5, 1, 2, 0, 3, 0, 14, 0, 2, 0, 3, 0]);
 }
 
+/// The client's bytes that a drain had kept back left a gap, behind which later ones were forwarded
+/// when the connection had become opaque.
+#[test]
+fn nothing_is_forwarded_behind_a_gap() {
+    relay::run(&[
+        3, 2, 2, 33, 2, 3, 12, 3, 128, 2, 12, 0, 3, 74, 69, 69, 0, 143, 178, 178, 178, 178, 178,
+        178, 178, 178, 3, 1, 3, 2, 3, 0,
+    ]);
+}
+
 /// Conversations of two peers through the relay, drained somewhere in the middle.
 #[test]
 fn random_connections_find_nothing() {

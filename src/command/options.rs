@@ -91,7 +91,7 @@ pub struct Options {
     #[serde(deserialize_with = "from_text")]
     pub upstream: Option<Upstream>,
 
-    /// What the bytes are [default: tcp]
+    /// What the bytes are; auto finds out from each connection's first ones [default: auto]
     #[arg(long, value_enum, env = "EBBTIDE_PROTOCOL", help_heading = "Data path")]
     pub protocol: Option<Speaks>,
 

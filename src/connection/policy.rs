@@ -42,9 +42,9 @@ impl RejectMode {
 #[serde(rename_all = "lowercase")]
 pub enum Speaks {
     /// Opaque bytes: a connection is busy until either side closes.
-    #[default]
     Tcp,
     /// Told from the first bytes of each connection.
+    #[default]
     Auto,
     /// HTTP/1.1 and WebSocket.
     Http1,

@@ -46,14 +46,7 @@ pub(super) fn turn_away(accepted: Accepted, mode: RejectMode, speaks: Speaks) {
 
 /// Answers the first request of a client that speaks HTTP/1 with 503.
 async fn answer(client: &Socket, speaks: Speaks) -> std::io::Result<()> {
-    let mut buffer = [0; 1024];
-    if !matches!(speaks, Speaks::Auto | Speaks::Http1) {
-        return Ok(());
-    }
-    let read = std::future::poll_fn(|cx| client.poll_read(cx, &mut buffer)).await?;
-    let first = buffer.get(..read).unwrap_or_default();
-    let decision = Detector::default().look(Direction::FromClient, first);
-    if speaks == Speaks::Auto && decision != Decision::Http1 {
+    if !asks(client, speaks).await? {
         return Ok(());
     }
     let answer = http1::service_unavailable(RETRY_AFTER_SECONDS);
@@ -62,6 +55,26 @@ async fn answer(client: &Socket, speaks: Speaks) -> std::io::Result<()> {
         sent += std::future::poll_fn(|cx| client.poll_write(cx, rest)).await?;
     }
     Ok(())
+}
+
+/// Whether a client asks for something in HTTP/1, as far as its first word tells.
+async fn asks(client: &Socket, speaks: Speaks) -> std::io::Result<bool> {
+    let mut buffer = [0; 1024];
+    let mut detector = Detector::default();
+    if !matches!(speaks, Speaks::Auto | Speaks::Http1) {
+        return Ok(false);
+    }
+    loop {
+        let read = std::future::poll_fn(|cx| client.poll_read(cx, &mut buffer)).await?;
+        let bytes = buffer.get(..read).unwrap_or_default();
+        if bytes.is_empty() || speaks == Speaks::Http1 {
+            return Ok(!bytes.is_empty());
+        }
+        match detector.look(Direction::FromClient, bytes) {
+            Decision::Undecided => {}
+            decision => return Ok(decision == Decision::Http1),
+        }
+    }
 }
 
 /// Reads what the client still sends: closing a socket with unread bytes would reset it, and the

@@ -5,7 +5,7 @@ use super::Surprise;
 pub enum Class {
     /// HTTP/1 with an exchange in flight, or a part of a head.
     Http,
-    /// HTTP/1 between exchanges, or a client that has said nothing yet.
+    /// HTTP between exchanges, or before the first one.
     Idle,
     /// HTTP/1 whose every request so far was a health check.
     HealthCheck,
@@ -18,7 +18,7 @@ pub enum Class {
         /// Streams that have begun and not ended.
         open_streams: u32,
     },
-    /// Not looked at.
+    /// Not looked at, or silent so far: nothing tells what it is.
     Tcp,
     /// Not understood, and passed on untouched for good.
     Opaque(Surprise),

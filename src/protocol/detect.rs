@@ -92,6 +92,12 @@ impl Detector {
         Decision::Undecided
     }
 
+    /// Whether neither side has said anything yet.
+    #[must_use]
+    pub fn has_seen_nothing(&self) -> bool {
+        self.prefix_bytes == 0 && self.server_prefix_bytes == 0
+    }
+
     /// What had passed before the bytes that brought the decision.
     #[must_use]
     pub fn prefix(&self) -> &[u8] {

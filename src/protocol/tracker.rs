@@ -143,7 +143,8 @@ impl Tracker {
                 None if tracker.awaits_request() => Class::Http,
                 None => Class::Http2 { open_streams: tracker.open_streams() },
             },
-            Tracker::Auto(auto) if auto.detector.prefix().is_empty() => Class::Idle,
+            // Not idle: it may wait for a server that speaks first, and late.
+            Tracker::Auto(auto) if auto.detector.prefix().is_empty() => Class::Tcp,
             Tracker::Auto(_) => Class::Http,
         }
     }
@@ -155,7 +156,7 @@ impl Tracker {
             Tracker::Tcp | Tracker::Opaque(_) => false,
             Tracker::Http1(tracker) => tracker.is_safe_point(),
             Tracker::Http2(tracker) => tracker.is_safe_point(),
-            Tracker::Auto(auto) => auto.detector.prefix().is_empty(),
+            Tracker::Auto(auto) => auto.detector.has_seen_nothing(),
         }
     }
 

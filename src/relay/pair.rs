@@ -167,13 +167,12 @@ impl<'a> Relay<'a> {
                 self.tracker.leave(&farewell);
             }
             Class::Http => {}
-            // A request that crosses the FIN must not reach an application that can't answer it.
-            Class::Idle | Class::HealthCheck => {
-                if self.tracker.is_safe_point() {
-                    self.to_client.close();
-                    self.to_upstream.close();
-                }
+            // What crosses the FIN must not reach an application that can't answer it.
+            _ if self.tracker.is_safe_point() => {
+                self.to_client.close();
+                self.to_upstream.close();
             }
+            Class::Idle | Class::HealthCheck => {}
             Class::Upgraded | Class::Tcp | Class::Opaque(_) => self.to_client.close(),
         }
     }

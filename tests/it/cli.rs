@@ -247,7 +247,7 @@ fn status_and_connections_are_for_people_and_for_scripts() {
     let peer = stream.local_addr().expect("its address").to_string();
 
     let (_, out, _) = run(&["status", "--control", &control]);
-    for part in ["Serving", "1 open, 1 blocking", "1 tcp", &addr.to_string(), "Accepting"] {
+    for part in ["Serving", "1 open, 1 blocking", "1 opaque", &addr.to_string(), "Accepting"] {
         assert!(out.contains(part), "no `{part}` in:\n{out}");
     }
     let (_, out, _) = run(&["status", "--control", &control, "--json"]);
@@ -255,7 +255,7 @@ fn status_and_connections_are_for_people_and_for_scripts() {
     assert_eq!(report["activeConnections"], 1);
 
     let (_, out, _) = run(&["connections", "--control", &control]);
-    for part in [peer.as_str(), "tcp", "yes"] {
+    for part in [peer.as_str(), "opaque", "yes"] {
         assert!(out.contains(part), "no `{part}` in:\n{out}");
     }
     let (_, out, _) = run(&["connections", "--control", &control, "--json"]);

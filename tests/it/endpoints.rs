@@ -424,7 +424,7 @@ fn health_checks_are_shown_and_keep_no_drain_from_ending() {
     assert_eq!(status["activeConnections"], 2);
     assert_eq!(status["drainBlockingConnections"], 1);
     assert_eq!(
-        (&status["byClass"]["tcp"], &status["byClass"]["healthCheck"]),
+        (&status["byClass"]["opaque"], &status["byClass"]["healthCheck"]),
         (&1.into(), &1.into())
     );
     let list = http::request(proxy.control(), "GET", "/connections").expect("an answer").json();

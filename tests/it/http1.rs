@@ -7,11 +7,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use serde_json::Value;
 
 use crate::support::http1::{App, Wire};
 use crate::support::peers::Peer;
-use crate::support::{Ebbtide, PATIENCE, http};
+use crate::support::{Ebbtide, PATIENCE};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -69,25 +68,6 @@ fn drain(proxy: &Ebbtide) {
     proxy.until("in a drain", |status| status["phase"] != "Serving");
 }
 
-fn connections(proxy: &Ebbtide) -> Vec<Value> {
-    let list = http::request(proxy.control(), "GET", "/connections").expect("a list").json();
-    list["connections"].as_array().expect("an array").clone()
-}
-
-/// Waits until the connection of this client is listed as wanted.
-fn until_listed(proxy: &Ebbtide, peer: SocketAddr, wanted: impl Fn(&Value) -> bool) -> Value {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let listed = connections(proxy);
-        let ours = listed.iter().find(|connection| connection["peer"] == peer.to_string());
-        match ours {
-            Some(connection) if wanted(connection) => return connection.clone(),
-            _ => assert!(Instant::now() < deadline, "never listed so: {listed:#?}"),
-        }
-        std::thread::yield_now();
-    }
-}
-
 fn metric(proxy: &Ebbtide, name: &str) -> f64 {
     let metrics = proxy.get("/metrics").body;
     let line = metrics.lines().find(|line| line.starts_with(name));
@@ -103,7 +83,7 @@ fn idle(proxy: &Ebbtide, app: &App) -> (Wire, Wire) {
     upstream.head().expect("a request");
     upstream.send(OK);
     client.expect(OK);
-    until_listed(proxy, client.addr(), |listed| listed["class"] == "idle");
+    proxy.until_listed(client.addr(), |listed| listed["class"] == "idle");
     (client, upstream)
 }
 
@@ -505,7 +485,7 @@ fn health_checks_told_by_their_agent_do_not_block() {
     client.send("GET /healthz HTTP/1.1\r\nHost: a\r\nUser-Agent: kube-probe/1.33\r\n\r\n");
     let mut upstream = app.accept();
     upstream.head().expect("a request");
-    let listed = until_listed(&proxy, client.addr(), |listed| listed["class"] == "healthCheck");
+    let listed = proxy.until_listed(client.addr(), |listed| listed["class"] == "healthCheck");
     assert_eq!(listed["blocking"], false);
     proxy.signal(Signal::TERM);
     // The application still owes the answer.
@@ -554,7 +534,7 @@ fn what_is_not_understood_passes_untouched_and_is_shown() {
         upstream.expect(request);
         upstream.send(OK);
         client.expect(OK);
-        let listed = until_listed(&proxy, client.addr(), |listed| listed["class"] == "opaque");
+        let listed = proxy.until_listed(client.addr(), |listed| listed["class"] == "opaque");
         assert_eq!(listed["surprise"], surprise);
         assert_eq!(listed["blocking"], true);
         let name = format!("ebbtide_opaque_total{{surprise=\"{surprise}\"}}");

@@ -17,6 +17,7 @@
 mod support;
 
 mod api;
+mod auto;
 mod balancer_docs;
 mod balancer_haproxy;
 mod balancer_webhook;

@@ -37,7 +37,9 @@ fn sessions_finish_after_sigterm_and_the_controller_knows_before_the_exit() {
     proxy.signal(Signal::TERM);
     proxy.says("listener closed");
     // Both go on, and nobody else gets in.
-    assert_eq!(proxy.status()["drainBlockingConnections"], 2);
+    let status = proxy.status();
+    assert_eq!(status["drainBlockingConnections"], 2);
+    assert_eq!(status["byClass"]["opaque"], 2, "{status}");
     let late = psql("127.0.0.1", addr.port()).args(["-c", "select 1"]).output().expect("psql");
     let (_, error) = text(&late);
     assert!(error.contains("Connection refused"), "{error}");

@@ -195,7 +195,7 @@ fn one_connection_can_be_closed_by_its_id() {
     let entries = list["connections"].as_array().expect("a list");
     assert_eq!(entries.len(), 2, "{list:#}");
     let entry = entries.iter().find(|entry| entry["peer"] == peer.as_str()).expect("the second");
-    assert_eq!((&entry["fromClientBytes"], &entry["class"]), (&5.into(), &"tcp".into()));
+    assert_eq!((&entry["fromClientBytes"], &entry["class"]), (&5.into(), &"opaque".into()));
     assert_eq!((&entry["blocking"], &entry["leaving"]), (&true.into(), &false.into()));
     let path = format!("/connections/{}", entry["id"]);
     let closed = http::request(proxy.control(), "DELETE", &path).expect("an answer");

@@ -198,8 +198,11 @@ fn curl_sees_no_difference_of(upstream: &str, protocols: &[&str], path: &str, ar
         let behind = format!("http://{}{path}", proxy.addr());
         let behind = curl(&[args, &host, &[&behind]].concat(), &other);
         assert_eq!(behind, direct, "{protocol} {path} {args:?}");
-        let got = std::fs::read(&other).unwrap_or_default();
-        same(&got, &expected, &format!("{protocol} {path} {args:?}"));
+        // Of a HEAD what is written is the head again, with its date.
+        if !args.contains(&"--head") {
+            let got = std::fs::read(&other).unwrap_or_default();
+            same(&got, &expected, &format!("{protocol} {path} {args:?}"));
+        }
         nothing_was_opaque(&proxy);
     }
 }

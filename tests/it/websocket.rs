@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::support::Ebbtide;
 use crate::support::http1::{App, Wire};
 use crate::support::peers::Peer;
-use crate::support::{Ebbtide, http};
 
 /// An echo that tells each connection's extensions at its beginning, and its end.
 const SERVER: &str = "
@@ -127,11 +127,6 @@ fn expect_masked_close(upstream: &mut Wire, code: u16, reason: &str) {
 fn masked_close(code: u16) -> Vec<u8> {
     // A key of zeros masks nothing.
     [&[0x88, 0x82, 0, 0, 0, 0][..], &code.to_be_bytes()].concat()
-}
-
-fn connections(proxy: &Ebbtide) -> Vec<Value> {
-    let list = http::request(proxy.control(), "GET", "/connections").expect("a list").json();
-    list["connections"].as_array().expect("an array").clone()
 }
 
 #[test]
@@ -284,7 +279,7 @@ fn other_upgrades_are_opaque_and_block() {
     proxy.signal(Signal::TERM);
     proxy.says("listener closed");
     proxy.until_phase("Draining");
-    let listed = connections(&proxy);
+    let listed = proxy.connections();
     assert_eq!(listed[0]["class"], "upgraded");
     assert_eq!(listed[0]["blocking"], true);
     client.send("\0anything\r\n\r\n");

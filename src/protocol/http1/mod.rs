@@ -78,8 +78,19 @@ struct Requests {
     has_return: bool,
     /// The body is not sent before the upstream asks for it.
     awaits_continue: bool,
-    /// Bytes of a request were not forwarded.
-    has_refused: bool,
+    refused: Refused,
+}
+
+/// What of the client's bytes was not forwarded. Behind such a gap nothing may be, whatever the
+/// connection has become.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Refused {
+    #[default]
+    Nothing,
+    /// Empty lines, which are nobody's.
+    Lines,
+    /// A request, or what would have been read as one.
+    Request,
 }
 
 /// The upstream's half.
@@ -204,6 +215,11 @@ impl Tracker {
         let mut passed = 0;
         while let Some(rest) = bytes.get(passed..).filter(|rest| !rest.is_empty()) {
             let took = match (&mut self.mode, direction) {
+                (Mode::Upgraded | Mode::Opaque(_), Direction::FromClient)
+                    if self.requests.refused != Refused::Nothing =>
+                {
+                    Ok(self.refuse(rest, Before::of(passed)))
+                }
                 (Mode::Upgraded | Mode::Opaque(_), _) => break,
                 (Mode::WebSocket(tracker), _) if tracker.is_leaving() && passed > 0 => {
                     Ok(Took::Alone)

@@ -4,7 +4,7 @@ use super::exchange::Asked;
 use super::forward::forwarding_head;
 use super::gather::Grammar;
 use super::head::{self, Parsed, Request};
-use super::{Before, Ending, Health, Reading, Step, Surprise, Took, Tracker};
+use super::{Before, Ending, Health, Reading, Refused, Step, Surprise, Took, Tracker};
 
 impl Tracker {
     /// Takes the next part of what the client sent; other parts may stand before it.
@@ -128,7 +128,7 @@ impl Tracker {
 
     /// Bytes after the last request: a drain keeps them from the upstream, which would take them
     /// for a request that nobody answers.
-    fn refuse(&mut self, bytes: &[u8], before: Before) -> Took {
+    pub(super) fn refuse(&mut self, bytes: &[u8], before: Before) -> Took {
         if self.drain.is_none() {
             return Took::Bytes(bytes.len());
         }
@@ -137,9 +137,13 @@ impl Tracker {
         }
         self.is_committed = true;
         let is_request = bytes.iter().any(|byte| !matches!(byte, b'\r' | b'\n'));
-        if is_request && !self.requests.has_refused {
-            self.requests.has_refused = true;
-            self.events.refused = 1;
+        match self.requests.refused {
+            Refused::Request => {}
+            _ if is_request => {
+                self.requests.refused = Refused::Request;
+                self.events.refused = 1;
+            }
+            _ => self.requests.refused = Refused::Lines,
         }
         Took::Step(Step::Drop(bytes.len()))
     }

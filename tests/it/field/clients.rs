@@ -4,15 +4,20 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 use super::Form;
 use super::application::{PARTS, next_head};
-use crate::support::h2::{Client, may_be_sent_again};
+use crate::support::h2::{Client, may_be_sent_again, runtime};
 use crate::support::peers::Peer;
+
+/// A tenth more than are asked for.
+const NEWCOMERS_PER_SECOND: f64 = 1_100.0;
 
 /// What became of one kind of client.
 #[derive(Debug, Default)]
@@ -25,6 +30,9 @@ pub struct Tally {
     pub ended: AtomicU64,
     /// Connections refused, and requests that may be sent again.
     pub refused: AtomicU64,
+    /// Connections closed between two requests although no answer had said so: a client that does not
+    /// look before it asks loses its next request there.
+    pub untold: AtomicU64,
 }
 
 impl Tally {
@@ -61,8 +69,8 @@ pub struct Field {
     pub idle_closed: Mutex<Duration>,
     /// When the last connection ended.
     pub last_end: Mutex<Option<SystemTime>>,
-    /// How long new connections kept coming.
-    pub newcomers_lasted: Mutex<Duration>,
+    /// How many new connections were begun in each second, until one was refused.
+    pub newcomers_per_second: Mutex<f64>,
     /// The longest that bytes of a stream took to come back, in milliseconds: how busy the machine
     /// is. Counted once the drain has begun.
     pub slowest: AtomicU64,
@@ -112,42 +120,52 @@ async fn was_closed(stream: &TcpStream, wait: Duration) -> bool {
         .is_ok_and(|read| !matches!(read, Ok(1..)))
 }
 
-/// (a) A new connection every millisecond, one request on each, until all are refused.
-pub async fn newcomers(field: Arc<Field>, addr: SocketAddr) {
-    field.at_work();
-    let mut ticks = tokio::time::interval(Duration::from_millis(10));
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    let mut tasks = tokio::task::JoinSet::new();
+/// (a) New connections, one request on each, until all are refused. On a thread of its own, so that
+/// the work of the other clients does not thin them out.
+pub fn newcomers(field: Arc<Field>, addr: SocketAddr) -> JoinHandle<()> {
+    std::thread::spawn(move || runtime().block_on(come(&field, addr)))
+}
+
+async fn come(field: &Arc<Field>, addr: SocketAddr) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(2));
+    let mut tasks = JoinSet::new();
+    let mut begun = 0;
     let began = Instant::now();
     while !field.over.load(Relaxed) {
         ticks.tick().await;
-        for _ in 0..10 {
-            let field = Arc::clone(&field);
-            tasks.spawn(async move {
-                let tally = &field.newcomers;
-                let mut stream = match connect(addr).await {
-                    Ok(stream) => stream,
-                    Err(error) => {
-                        field.over.store(true, Relaxed);
-                        return tally.refuse(error);
-                    }
-                };
-                match exchange(&mut stream, "/", "ok").await {
-                    Ok(_) => tally.done.fetch_add(1, Relaxed),
-                    Err(error) => return tally.lose(error),
-                };
-                drop(stream);
-                field.connection_ended();
-            });
+        // What a busy moment has held up is made up for.
+        let due = began.elapsed().as_secs_f64() * NEWCOMERS_PER_SECOND;
+        while f64::from(begun) < due {
+            begun += 1;
+            tasks.spawn(newcomer(Arc::clone(field), addr));
         }
+        while tasks.try_join_next().is_some() {}
     }
-    *field.newcomers_lasted.lock().expect("a duration") = began.elapsed();
+    let rate = f64::from(begun) / began.elapsed().as_secs_f64();
+    *field.newcomers_per_second.lock().expect("a rate") = rate;
     tasks.join_all().await;
     field.newcomers.ended.fetch_add(1, Relaxed);
 }
 
+async fn newcomer(field: Arc<Field>, addr: SocketAddr) {
+    let tally = &field.newcomers;
+    let mut stream = match connect(addr).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            field.over.store(true, Relaxed);
+            return tally.refuse(error);
+        }
+    };
+    match exchange(&mut stream, "/", "ok").await {
+        Ok(_) => tally.done.fetch_add(1, Relaxed),
+        Err(error) => return tally.lose(error),
+    };
+    drop(stream);
+    field.connection_ended();
+}
+
 /// (b) A request each 50 ms; told to close, it comes again until it is refused.
-pub async fn keep_alive(field: Arc<Field>, addr: SocketAddr) {
+pub async fn keep_alive(field: Arc<Field>, addr: SocketAddr, path: &str) {
     let tally = &field.keep_alive;
     field.at_work();
     loop {
@@ -160,9 +178,10 @@ pub async fn keep_alive(field: Arc<Field>, addr: SocketAddr) {
         };
         loop {
             if was_closed(&stream, Duration::from_millis(50)).await {
+                tally.untold.fetch_add(1, Relaxed);
                 break;
             }
-            match exchange(&mut stream, "/", "ok").await {
+            match exchange(&mut stream, path, "ok").await {
                 Ok(is_last) => {
                     tally.done.fetch_add(1, Relaxed);
                     if is_last {

@@ -3,22 +3,14 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use serde_json::Value;
 
 use super::{blocking, nothing_was_forced, proxy};
 use crate::support::frames::{Frame, GOAWAY, HIGHEST_STREAM, PING, Raw, last_streams};
 use crate::support::h2::{Client, Server, runtime, whole};
 use crate::support::tap::Tap;
-use crate::support::{Ebbtide, http};
 
 /// How long a client has to answer the drain's PING.
 const PING_PERIOD: Duration = Duration::from_secs(5);
-
-/// What /connections lists.
-fn connections(proxy: &Ebbtide) -> Vec<Value> {
-    let reply = http::request(proxy.control(), "GET", "/connections").expect("an answer");
-    reply.json()["connections"].as_array().expect("a list").clone()
-}
 
 /// The payload of the drain's PING, which stands right behind the first GOAWAY.
 fn drain_ping(to_client: &[Frame]) -> Vec<u8> {
@@ -57,7 +49,7 @@ fn told_in_two_phases(protocol: &str) {
         assert_eq!(status["activeStreams"], 3, "{status}");
         assert_eq!(status["byClass"]["http2"], 4, "{status}");
         let streams: Vec<_> =
-            connections(&proxy).iter().map(|shown| shown["openStreams"].clone()).collect();
+            proxy.connections().iter().map(|shown| shown["openStreams"].clone()).collect();
         assert_eq!(streams, [0, 0, 2, 1], "{protocol}");
 
         proxy.signal(Signal::TERM);
@@ -79,7 +71,7 @@ fn told_in_two_phases(protocol: &str) {
         assert_eq!(blocking(&proxy, 2)["phase"], "Draining");
         // The others are seen off in their own time.
         proxy.until("two connections", |status| status["activeConnections"] == 2);
-        for shown in connections(&proxy) {
+        for shown in proxy.connections() {
             assert_eq!(shown["class"], "http2");
             assert_eq!(shown["blocking"], true);
         }
@@ -194,7 +186,7 @@ fn a_connection_without_streams_does_not_hold_a_drain_and_learns_the_last_stream
         let status = proxy.until("two connections", |status| status["byClass"]["http2"] == 2);
         assert_eq!(status["activeStreams"], 0, "{status}");
         blocking(&proxy, 0);
-        for shown in connections(&proxy) {
+        for shown in proxy.connections() {
             assert_eq!((&shown["class"], &shown["blocking"]), (&"http2".into(), &false.into()));
         }
         proxy.signal(Signal::TERM);

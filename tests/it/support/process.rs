@@ -183,6 +183,26 @@ impl Ebbtide {
         }
     }
 
+    /// The open connections as the control address lists them.
+    pub fn connections(&self) -> Vec<Value> {
+        let list = http::request(self.control(), "GET", "/connections").expect("a list").json();
+        list["connections"].as_array().expect("an array").clone()
+    }
+
+    /// Waits until the connection of this client is listed as wanted.
+    pub fn until_listed(&self, peer: SocketAddr, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let listed = self.connections();
+            let ours = listed.iter().find(|connection| connection["peer"] == peer.to_string());
+            match ours {
+                Some(connection) if wanted(connection) => return connection.clone(),
+                _ => assert!(Instant::now() < deadline, "never listed so: {listed:#?}"),
+            }
+            std::thread::yield_now();
+        }
+    }
+
     /// Waits for a phase.
     pub fn until_phase(&self, phase: &str) -> Value {
         self.until(phase, |status| status["phase"] == phase)

@@ -138,6 +138,18 @@ fn patience_with_pipelining_ends() {
     assert_eq!(outcome.last().events.refused, 1);
 }
 
+/// Guards: once the connection had become opaque, the client's bytes were forwarded again, behind the
+/// gap that those left which a drain had kept back.
+#[test]
+fn nothing_is_forwarded_behind_what_was_not() {
+    let last = "GET / HTTP/1.0\r\n\r\n";
+    let script = Script::new().client(last).drain().client("x").upstream("odd\r\n").client("y");
+    let outcome = play(&script.upstream("z"));
+    assert_eq!(outcome.classes(), ["http", "http", "http", "opaque", "opaque", "opaque"]);
+    assert_eq!(outcome.upstream_read(), last);
+    assert_eq!(outcome.client_read(), "odd\r\nz");
+}
+
 #[test]
 fn a_head_that_has_passed_is_followed_by_an_idle_connection() {
     let (head, body) = OK.split_at(OK.len() - 1);
