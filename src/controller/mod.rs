@@ -3,13 +3,15 @@
 //! `check.rs` takes a report apart, `table.rs` remembers it, `decide.rs` says what should be done about
 //! its target, `dispatch.rs` gives the orders to a balancer, one file of `balancer/` a kind,
 //! `endpoints.rs` answers those whom `gate/` lets in, `events.rs` tells followers what changed, and
-//! `page.rs` is the page for people. Nothing is stored that the next reports do not bring again.
+//! `page.rs` is the page for people, `document.rs` the API's description for programs. Nothing is stored that
+//! the next reports do not bring again.
 
 mod allowance;
 pub mod balancer;
 mod check;
 mod decide;
 mod dispatch;
+mod document;
 mod endpoints;
 mod events;
 mod fall;
@@ -34,7 +36,7 @@ use tokio::task::JoinHandle;
 use crate::api::client::Client;
 use crate::api::report::Report;
 use crate::api::serve::tls::Tls;
-use crate::api::serve::{self, Bound, Running, Server};
+use crate::api::serve::{self, Bound, Router, Running, Server};
 use crate::telemetry::Fleet;
 
 pub use balancer::{Action, Balancer};
@@ -157,10 +159,14 @@ impl Controller {
         let balancer = self.balancer.name();
         tracing::info!(listen = %self.local_addr(), balancer, "controller takes reports");
         let dispatcher = tokio::spawn(dispatch::run(Arc::clone(&self.shared), self.balancer));
-        let router = page::routes(endpoints::router(&self.shared));
-        let running = self.bound.serve(router.into_handler());
+        let running = self.bound.serve(router(&self.shared).into_handler());
         Working { running, dispatcher, shared: self.shared }
     }
+}
+
+/// Everything that it answers.
+fn router(shared: &Arc<Shared>) -> Router {
+    document::routes(page::routes(endpoints::router(shared)))
 }
 
 /// A controller at work. Dropping it closes its port; orders under way are abandoned.
