@@ -28,7 +28,7 @@ mod view;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
@@ -44,6 +44,7 @@ pub use gate::Gate;
 pub use service::Share;
 pub use view::{TargetView, TroubleView};
 
+use gate::Sources;
 use peers::Peers;
 use table::{Rules, Table};
 
@@ -59,6 +60,8 @@ pub struct Settings {
     pub max_targets: usize,
     /// Reports that one target may send in a second, on the average of two; more are refused.
     pub max_report_rate: u32,
+    /// Requests that one source address may send in a second, on the average of two; more are refused, but probes.
+    pub max_source_rate: u32,
     /// After how long a silent target is deregistered. Serving proxies report every ten seconds.
     pub lost_after: Duration,
     /// How many targets of a service may drain at once because somebody asked; without it, all of them.
@@ -93,6 +96,7 @@ struct Shared {
     /// A place for each who follows the changes.
     followers: Arc<Semaphore>,
     gate: Gate,
+    sources: Sources,
     /// Whether followers are to be let go.
     stopping: AtomicBool,
     peers: Peers,
@@ -141,6 +145,7 @@ impl Controller {
             fleet,
             followers: Arc::new(Semaphore::new(events::MAX_FOLLOWERS)),
             gate: settings.gate,
+            sources: Sources::new(settings.max_source_rate, Instant::now()),
             stopping: AtomicBool::new(false),
             peers: Peers::new(settings.peers),
         });
@@ -159,7 +164,8 @@ impl Controller {
         let balancer = self.balancer.name();
         tracing::info!(listen = %self.local_addr(), balancer, "controller takes reports");
         let dispatcher = tokio::spawn(dispatch::run(Arc::clone(&self.shared), self.balancer));
-        let running = self.bound.serve(router(&self.shared).into_handler());
+        let handler = router(&self.shared).into_handler();
+        let running = self.bound.serve(endpoints::bounded(&self.shared, handler));
         Working { running, dispatcher, shared: self.shared }
     }
 }

@@ -52,6 +52,7 @@ fn settings(max_targets: usize) -> Settings {
         listen: "127.0.0.1:0".parse().expect("an address"),
         max_targets,
         max_report_rate: 1000,
+        max_source_rate: 100_000,
         lost_after: Duration::from_secs(30),
         max_draining: None,
         peers: Vec::new(),

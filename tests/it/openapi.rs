@@ -15,8 +15,9 @@ const TOKEN: &str = "0123456789abcdef-both";
 /// A controller that knows a target which serves and one which drains. It hears everybody however often he comes:
 /// what a fuzzer sends comes from one place, for few targets.
 fn controller(args: &[&str]) -> (Ebbtide, SocketAddr) {
-    let line = ["controller", "--listen", "127.0.0.1:0", "--max-report-rate", "1000000"];
-    let controller = Ebbtide::start(&[&line[..], args].concat());
+    let rates = ["--max-report-rate", "1000000", "--max-source-rate", "1000000"];
+    let line = ["controller", "--listen", "127.0.0.1:0"];
+    let controller = Ebbtide::start(&[&line[..], &rates, args].concat());
     let addr = controller.takes_reports();
     for (name, phase) in [("cart-0", "Serving"), ("cart-1", "Draining")] {
         let mut report = report(name, 1, phase);

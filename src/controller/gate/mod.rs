@@ -5,6 +5,7 @@
 
 mod origin;
 mod reviews;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -25,6 +26,8 @@ pub use tokens::Error as TokensError;
 
 use reviews::{Pod, Refusal, Reviews};
 use tokens::Tokens;
+
+pub(super) use sources::Sources;
 
 /// By what proxies are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
