@@ -97,7 +97,7 @@ pub(in crate::controller) enum Refusal {
 
 /// The cache that we were answered from does not have it yet, or it has just gone.
 const UNKNOWN_POD: Refusal =
-    Refusal::NotReviewed { reason: "the Kubernetes API does not know this pod" };
+    Refusal::NotReviewed { reason: "the Kubernetes API knows no such pod" };
 
 const NO_ADDRESS: Refusal =
     Refusal::NotReviewed { reason: "the Kubernetes API does not know this pod's address yet" };

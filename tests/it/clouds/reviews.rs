@@ -138,7 +138,7 @@ fn a_pod_whose_address_is_not_known_yet_comes_again() {
     let report = |sequence| cluster.report(&token, "a", "uid-of-a", sequence);
     for (pod, part) in [
         (json!({"uid": "uid-of-a", "ips": []}), "address yet"),
-        (json!({"uid": "uid-of-a-later-pod", "ips": ["10.0.0.7"]}), "does not know this pod"),
+        (json!({"uid": "uid-of-a-later-pod", "ips": ["10.0.0.7"]}), "knows no such pod"),
     ] {
         cluster.service.control(&json!({"pods": {"shop/a": pod}}));
         // What was said before counts for a second.
