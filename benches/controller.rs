@@ -82,7 +82,7 @@ struct Controller {
 impl Controller {
     fn start() -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_ebbtide"))
-            .args(["controller", "--listen", "127.0.0.1:0"])
+            .args(["controller", "--listen", "127.0.0.1:0", "--max-source-rate", "1000000"])
             .envs([("EBBTIDE_LOG_FORMAT", "json"), ("EBBTIDE_LOG", "info")])
             .stderr(Stdio::piped())
             .spawn()

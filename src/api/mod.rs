@@ -2,5 +2,6 @@
 
 pub mod client;
 pub mod connections;
+mod number;
 pub mod report;
 pub mod serve;

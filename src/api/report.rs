@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::number::{whole, whole_if_any, wholes};
+
 /// The only version of the report's schema so far.
 pub const SCHEMA_VERSION: &str = "v1";
 
@@ -43,6 +45,7 @@ pub struct Report {
     /// Distinguishes this run of the proxy from earlier ones of the same pod: when it started.
     pub start_time: String,
     /// Grows by at least one with every report of one run, so that stale ones can be told.
+    #[serde(deserialize_with = "whole")]
     pub sequence: u64,
     /// `Serving`, `LameDuck`, `Draining`, `Closing` or `Drained`.
     pub phase: String,
@@ -58,25 +61,31 @@ pub struct Report {
     /// The drain's whole budget in seconds, from its start to its deadline.
     pub drain_timeout_seconds: f64,
     /// All open connections, whatever their class.
+    #[serde(deserialize_with = "whole")]
     pub active_connections: u64,
     /// Those of them that keep the drain from ending.
+    #[serde(deserialize_with = "whole")]
     pub drain_blocking_connections: u64,
     /// HTTP/1 connections with an exchange in flight.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole")]
     pub active_requests: u64,
     /// Open HTTP/2 streams.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole")]
     pub active_streams: u64,
     /// Open connections by class.
+    #[serde(deserialize_with = "wholes")]
     pub by_class: BTreeMap<String, u64>,
     /// Connections that this drain closed against their will.
+    #[serde(deserialize_with = "whole")]
     pub forced_closes: u64,
     /// New connections that this drain rejected, as far as the proxy saw them.
+    #[serde(deserialize_with = "whole")]
     pub rejected: u64,
     /// Age of the oldest open connection in seconds; 0 without one.
+    #[serde(deserialize_with = "whole")]
     pub oldest_connection_seconds: u64,
     /// The weight that the controller's last answer told it to remember.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(skip_serializing_if = "Option::is_none", default, deserialize_with = "whole_if_any")]
     pub former_weight: Option<u32>,
     /// Every listener and what a new connection meets there.
     pub listeners: Vec<ListenerReport>,
@@ -89,6 +98,7 @@ pub struct ListenerReport {
     /// Its address.
     pub address: String,
     /// Its port.
+    #[serde(deserialize_with = "whole")]
     pub port: u16,
     /// What a new connection meets: `Accepting`, `Gated`, `Refusing`, `Rejecting`.
     pub state: String,

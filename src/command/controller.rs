@@ -14,7 +14,7 @@ use super::duration::Span;
 use super::file;
 use super::options::from_text;
 use super::{Exit, Failure};
-use crate::api::client::Client;
+use crate::api::client::{Client, ClientIdentity};
 use crate::controller::balancer::{self, Balancer, Log};
 use crate::controller::kubernetes::Access;
 use crate::controller::{Controller, Settings, Share};
@@ -35,6 +35,10 @@ const MAX_TARGETS: usize = 10_000;
 
 /// Five times what a proxy sends in its last seconds, when it asks every 100 ms.
 const MAX_REPORT_RATE: u32 = 50;
+
+/// A node that hides its 250 pods behind its address, all in their last seconds, would just be slowed; what a core
+/// answers is ten times as much.
+const MAX_SOURCE_RATE: u32 = 2_000;
 
 /// Take the proxies' reports, drive the load balancer, and show the fleet
 ///
@@ -130,7 +134,8 @@ pub struct Options {
     )]
     pub audience: Option<String>,
 
-    /// Remember at most this many targets, of about 2 KiB each [default: 10000]
+    /// Remember at most this many targets, of about 2 KiB each; the largest report that is taken is 24 KiB
+    /// [default: 10000]
     #[arg(long, env = "EBBTIDE_MAX_TARGETS", value_name = "COUNT")]
     pub max_targets: Option<NonZeroUsize>,
 
@@ -138,6 +143,11 @@ pub struct Options {
     /// drain, and others pass them on [default: 50]
     #[arg(long, env = "EBBTIDE_MAX_REPORT_RATE", value_name = "COUNT")]
     pub max_report_rate: Option<NonZeroU32>,
+
+    /// Answer at most this many requests a second from one address (IPv6: one /64), whoever it is; probes are always
+    /// answered. Another replica, or a gateway that hides many pods, is one address [default: 2000]
+    #[arg(long, env = "EBBTIDE_MAX_SOURCE_RATE", value_name = "COUNT")]
+    pub max_source_rate: Option<NonZeroU32>,
 
     /// Deregister a target that has not reported for this long; one that drains, ten seconds after its
     /// deadline at the latest [default: 30s]
@@ -160,6 +170,14 @@ pub struct Options {
     /// The certificates that vouch for https replicas, PEM [default: the system's]
     #[arg(long, env = "EBBTIDE_PEER_CA", value_name = "FILE")]
     pub peer_ca: Option<PathBuf>,
+
+    /// The certificate that is shown to https replicas, PEM; --auth mtls wants one that their --client-ca vouches for
+    #[arg(long, env = "EBBTIDE_PEER_CERT", value_name = "FILE")]
+    pub peer_cert: Option<PathBuf>,
+
+    /// Its key, PEM
+    #[arg(long, env = "EBBTIDE_PEER_KEY", value_name = "FILE")]
+    pub peer_key: Option<PathBuf>,
 
     /// With the `log` balancer: answer that weight zero is applied this long after it was logged, which
     /// ends a proxy's lame duck. Without it the answer stays `pending`: nobody knows
@@ -195,15 +213,40 @@ impl Options {
             kubernetes: self.kubernetes.or(file.kubernetes),
             max_targets: self.max_targets.or(file.max_targets),
             max_report_rate: self.max_report_rate.or(file.max_report_rate),
+            max_source_rate: self.max_source_rate.or(file.max_source_rate),
             lost_after: self.lost_after.or(file.lost_after),
             max_draining: self.max_draining.or(file.max_draining),
             peer: if self.peer.is_empty() { file.peer } else { self.peer },
             peer_ca: self.peer_ca.or(file.peer_ca),
+            peer_cert: self.peer_cert.or(file.peer_cert),
+            peer_key: self.peer_key.or(file.peer_key),
             assume_weight_zero_after: self
                 .assume_weight_zero_after
                 .or(file.assume_weight_zero_after),
             balancer: self.balancer.or(file.balancer),
         }
+    }
+
+    fn peers(&self) -> Result<Vec<Client>, String> {
+        let identity = match (&self.peer_cert, &self.peer_key) {
+            (None, None) if self.auth == Some(Auth::Mtls) && !self.peer.is_empty() => {
+                return Err(
+                    "--peer under --auth mtls wants --peer-cert and --peer-key too: a certificate that the other \
+                     replicas' --client-ca vouches for"
+                        .to_owned(),
+                );
+            }
+            (None, None) => None,
+            (Some(certificate), Some(key)) => {
+                Some(ClientIdentity { certificate: certificate.clone(), key: key.clone() })
+            }
+            _ => return Err("--peer-cert and --peer-key want each other".to_owned()),
+        };
+        let client = |url| {
+            Client::with_identity(url, self.peer_ca.as_deref(), identity.as_ref())
+                .map_err(|error| format!("--peer {url}: {error}"))
+        };
+        self.peer.iter().map(client).collect()
     }
 
     fn settings(self) -> Result<Settings, String> {
@@ -216,11 +259,7 @@ impl Options {
                 Span(LEAST_LOST_AFTER)
             ));
         }
-        let peer_ca = self.peer_ca.as_deref();
-        let peers = self
-            .peer
-            .iter()
-            .map(|url| Client::new(url, peer_ca).map_err(|error| format!("--peer {url}: {error}")));
+        let peers = self.peers()?;
         let listen = self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 17710)));
         let (gate, tls) = access::resolve(&self, listen)?;
         Ok(Settings {
@@ -229,9 +268,10 @@ impl Options {
             tls,
             max_targets: self.max_targets.map_or(MAX_TARGETS, NonZeroUsize::get),
             max_report_rate: self.max_report_rate.map_or(MAX_REPORT_RATE, NonZeroU32::get),
+            max_source_rate: self.max_source_rate.map_or(MAX_SOURCE_RATE, NonZeroU32::get),
             lost_after,
             max_draining: self.max_draining,
-            peers: peers.collect::<Result<_, _>>()?,
+            peers,
             balancer: balancer(self.balancer, self.assume_weight_zero_after)?,
         })
     }

@@ -1,11 +1,11 @@
-//! How many reports one target may send.
+//! How many reports one target may send, and how many requests one source.
 
 use std::time::Instant;
 
-/// Seconds' worth of reports that may come at once, after a time without any.
+/// Seconds' worth that may come at once, after a time without any.
 const BURST_SECONDS: f64 = 2.0;
 
-/// What is left of a target's reports: so many a second, and some in a burst.
+/// What is left to somebody: so many a second, and some in a burst.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowance {
     left: f64,
@@ -18,16 +18,25 @@ impl Allowance {
         Allowance { left: per_second * BURST_SECONDS, counted_at: now }
     }
 
-    /// Takes one report from it, if it is not used up.
+    /// Takes one from it, if it is not used up.
     pub(super) fn take(&mut self, per_second: f64, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.counted_at).as_secs_f64();
-        self.left = (self.left + passed * per_second).min(per_second * BURST_SECONDS);
+        self.left = self.left_at(per_second, now);
         self.counted_at = now;
         let is_left = self.left >= 1.0;
         if is_left {
             self.left -= 1.0;
         }
         is_left
+    }
+
+    /// Whether nothing has been taken for so long that all of it is left.
+    pub(super) fn is_whole(&self, per_second: f64, now: Instant) -> bool {
+        self.left_at(per_second, now) >= per_second * BURST_SECONDS
+    }
+
+    fn left_at(&self, per_second: f64, now: Instant) -> f64 {
+        let passed = now.saturating_duration_since(self.counted_at).as_secs_f64();
+        (self.left + passed * per_second).min(per_second * BURST_SECONDS)
     }
 }
 

@@ -31,10 +31,14 @@ pub(super) enum Error {
     TooLong { field: &'static str, max_bytes: usize },
     #[error("{field} has more than {MAX_ENTRIES} entries")]
     TooMany { field: &'static str },
+    #[error("{field} is below {least}")]
+    TooSmall { field: &'static str, least: u8 },
     #[error("podName is empty")]
     Nameless,
     #[error("{field} `{found}` holds something else than letters, digits and `-._:`")]
     Name { field: &'static str, found: String },
+    #[error("{field} holds something else than printable ASCII")]
+    Word { field: &'static str },
     #[error("{field} `{found}` is no time; write 2006-01-02T15:04:05Z")]
     Time { field: &'static str, found: String },
     #[error(
@@ -91,6 +95,15 @@ pub(super) fn check(body: &[u8], now: Now) -> Result<Checked, Error> {
     }
     let phase = Phase::from_name(&report.phase)
         .ok_or_else(|| Error::Phase { found: excerpt(&report.phase) })?;
+    if report.sequence == 0 {
+        return Err(Error::TooSmall { field: "sequence", least: 1 });
+    }
+    if report.drain_timeout_seconds < 0.0 {
+        return Err(Error::TooSmall { field: "drainTimeoutSeconds", least: 0 });
+    }
+    if let Some(text) = &report.drain_start_time {
+        time("drainStartTime", text)?;
+    }
     let deadline = report.drain_deadline.as_deref();
     let deadline = deadline.map(|text| time("drainDeadline", text)).transpose()?;
     let heard = Heard {
@@ -130,24 +143,33 @@ fn bounded(report: &Report) -> Result<(), Error> {
             return Err(Error::Name { field, found: excerpt(value) });
         }
     }
-    at_most(MAX_WORD_BYTES, "phase", &report.phase)?;
-    at_most(MAX_WORD_BYTES, "startTime", &report.start_time)?;
+    word("phase", &report.phase)?;
+    word("startTime", &report.start_time)?;
     let optional = [
         ("reason", &report.reason),
         ("drainStartTime", &report.drain_start_time),
         ("drainDeadline", &report.drain_deadline),
     ];
     for (field, value) in optional {
-        at_most(MAX_WORD_BYTES, field, value.as_deref().unwrap_or_default())?;
+        word(field, value.as_deref().unwrap_or_default())?;
     }
     few("byClass", report.by_class.len())?;
     for class in report.by_class.keys() {
-        at_most(MAX_WORD_BYTES, "a class in byClass", class)?;
+        word("a class in byClass", class)?;
     }
     few("listeners", report.listeners.len())?;
     for listener in &report.listeners {
-        at_most(MAX_WORD_BYTES, "address in listeners", &listener.address)?;
-        at_most(MAX_WORD_BYTES, "state in listeners", &listener.state)?;
+        word("address in listeners", &listener.address)?;
+        word("state in listeners", &listener.state)?;
+    }
+    Ok(())
+}
+
+/// Words go into logs and onto terminals.
+fn word(field: &'static str, value: &str) -> Result<(), Error> {
+    at_most(MAX_WORD_BYTES, field, value)?;
+    if !value.bytes().all(|it| it == b' ' || it.is_ascii_graphic()) {
+        return Err(Error::Word { field });
     }
     Ok(())
 }

@@ -34,15 +34,7 @@ async fn sweep(shared: Arc<Shared>) {
             let mut table = shared.table();
             let lost = table.sweep(Instant::now());
             if let Some(fleet) = &shared.fleet {
-                fleet.services(table.services().map(|(name, census)| {
-                    let counts = [
-                        ("serving", census.serving),
-                        ("silent", census.silent),
-                        ("draining", census.draining),
-                        ("drained", census.drained),
-                    ];
-                    (name.namespace(), name.name(), counts)
-                }));
+                fleet.upkeep();
                 fleet.queued(table.queued());
             }
             (lost, table.queued())

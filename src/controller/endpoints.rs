@@ -1,6 +1,8 @@
 //! The controller's thin HTTP side.
 
 use std::future::{Ready, ready};
+use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,11 +15,11 @@ use super::Shared;
 use super::check::{Now, check};
 use super::events;
 use super::gate::Denied;
-use super::peers::{FORWARDED, News};
+use super::peers::{FORWARDED, News, THROTTLED};
 use super::table::{Refusal, WishError};
 use super::view::TargetId;
 use crate::api::report::Directive;
-use crate::api::serve::{Request, Response, Router, read_body, respond, segment};
+use crate::api::serve::{Caller, Request, Response, Router, read_body, respond, segment};
 
 /// A report of a proxy with a handful of listeners and classes is one kilobyte.
 const MAX_REPORT_BYTES: usize = 64 * 1024;
@@ -25,6 +27,9 @@ const MAX_REPORT_BYTES: usize = 64 * 1024;
 /// How long an answer waits for the order that its report led to: most balancers need milliseconds,
 /// and a lame duck that hears of it at once ends at once.
 const ANSWER_PATIENCE: Duration = Duration::from_millis(250);
+
+/// Always answered: a kubelet has the address of every pod that shares its node's, and would restart us.
+const PROBES: [&str; 2] = ["/livez", "/readyz"];
 
 /// Where a target's name stands in a path: `/v1/targets/{}/drain`.
 const TARGET: usize = 2;
@@ -48,6 +53,44 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router {
         .get("/metrics", move |_| ready(exposition(&scraped)))
         .get("/livez", |_| ready(ok()))
         .get("/readyz", |_| ready(ok()))
+}
+
+type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
+
+/// Lets `handler` answer what a source may ask, and nothing beyond.
+pub(super) fn bounded<H>(
+    shared: &Arc<Shared>,
+    handler: H,
+) -> impl Fn(Request) -> Answering + Clone + Send + Sync + use<H> + 'static
+where
+    H: Fn(Request) -> Answering + Clone + Send + Sync + 'static,
+{
+    let shared = Arc::clone(shared);
+    move |request| {
+        let is_bounded = !PROBES.contains(&request.uri().path());
+        let caller = request.extensions().get::<Caller>().filter(|_| is_bounded);
+        match caller.map(|caller| caller.addr.ip()) {
+            Some(source) if !shared.sources.take(source, Instant::now()) => {
+                Box::pin(ready(too_many(&shared, source)))
+            }
+            _ => handler(request),
+        }
+    }
+}
+
+fn too_many(shared: &Shared, source: IpAddr) -> Response {
+    if let Some(fleet) = &shared.fleet {
+        fleet.throttled();
+    }
+    let per_second = shared.sources.per_second();
+    let text = format!(
+        "more than {per_second} requests a second come from {source}; come again in a second, and see \
+         --max-source-rate\n"
+    );
+    let mut response = respond::text(StatusCode::TOO_MANY_REQUESTS, text);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response.headers_mut().insert(THROTTLED, HeaderValue::from_static("source"));
+    response
 }
 
 /// Answers an operator.
@@ -94,7 +137,13 @@ fn wrong(error: &WishError) -> Response {
 }
 
 fn exposition(shared: &Shared) -> Response {
-    let text = shared.fleet.as_ref().map(crate::telemetry::Fleet::render).unwrap_or_default();
+    let text = shared.fleet.as_ref().map(|fleet| {
+        let table = shared.table();
+        let services = table.services();
+        let services = services.map(|(it, census)| (it.namespace(), it.name(), census.states()));
+        fleet.render(&services.collect::<Vec<_>>())
+    });
+    let text = text.unwrap_or_default();
     respond::with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text.into())
 }
 
@@ -166,7 +215,7 @@ fn denied_report(shared: &Shared, denied: &Denied) -> Response {
 fn pass_on(shared: &Shared, id: &TargetId, uri: &Uri, headers: &HeaderMap, body: Bytes) {
     if !headers.contains_key(FORWARDED) {
         let authorization = headers.get(AUTHORIZATION).cloned();
-        shared.peers.pass_on(id, &News { path: uri.path().to_owned(), body, authorization });
+        shared.peers.pass_on(id, &News::new(uri.path().to_owned(), body, authorization));
     }
 }
 

@@ -3,13 +3,15 @@
 //! `check.rs` takes a report apart, `table.rs` remembers it, `decide.rs` says what should be done about
 //! its target, `dispatch.rs` gives the orders to a balancer, one file of `balancer/` a kind,
 //! `endpoints.rs` answers those whom `gate/` lets in, `events.rs` tells followers what changed, and
-//! `page.rs` is the page for people. Nothing is stored that the next reports do not bring again.
+//! `page.rs` is the page for people, `document.rs` the API's description for programs. Nothing is stored that
+//! the next reports do not bring again.
 
 mod allowance;
 pub mod balancer;
 mod check;
 mod decide;
 mod dispatch;
+mod document;
 mod endpoints;
 mod events;
 mod fall;
@@ -26,7 +28,7 @@ mod view;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
@@ -34,7 +36,7 @@ use tokio::task::JoinHandle;
 use crate::api::client::Client;
 use crate::api::report::Report;
 use crate::api::serve::tls::Tls;
-use crate::api::serve::{self, Bound, Running, Server};
+use crate::api::serve::{self, Bound, Router, Running, Server};
 use crate::telemetry::Fleet;
 
 pub use balancer::{Action, Balancer};
@@ -42,6 +44,7 @@ pub use gate::Gate;
 pub use service::Share;
 pub use view::{TargetView, TroubleView};
 
+use gate::Sources;
 use peers::Peers;
 use table::{Rules, Table};
 
@@ -57,6 +60,8 @@ pub struct Settings {
     pub max_targets: usize,
     /// Reports that one target may send in a second, on the average of two; more are refused.
     pub max_report_rate: u32,
+    /// Requests that one source address may send in a second, on the average of two; more are refused, but probes.
+    pub max_source_rate: u32,
     /// After how long a silent target is deregistered. Serving proxies report every ten seconds.
     pub lost_after: Duration,
     /// How many targets of a service may drain at once because somebody asked; without it, all of them.
@@ -91,6 +96,7 @@ struct Shared {
     /// A place for each who follows the changes.
     followers: Arc<Semaphore>,
     gate: Gate,
+    sources: Sources,
     /// Whether followers are to be let go.
     stopping: AtomicBool,
     peers: Peers,
@@ -139,6 +145,7 @@ impl Controller {
             fleet,
             followers: Arc::new(Semaphore::new(events::MAX_FOLLOWERS)),
             gate: settings.gate,
+            sources: Sources::new(settings.max_source_rate, Instant::now()),
             stopping: AtomicBool::new(false),
             peers: Peers::new(settings.peers),
         });
@@ -157,10 +164,15 @@ impl Controller {
         let balancer = self.balancer.name();
         tracing::info!(listen = %self.local_addr(), balancer, "controller takes reports");
         let dispatcher = tokio::spawn(dispatch::run(Arc::clone(&self.shared), self.balancer));
-        let router = page::routes(endpoints::router(&self.shared));
-        let running = self.bound.serve(router.into_handler());
+        let handler = router(&self.shared).into_handler();
+        let running = self.bound.serve(endpoints::bounded(&self.shared, handler));
         Working { running, dispatcher, shared: self.shared }
     }
+}
+
+/// Everything that it answers.
+fn router(shared: &Arc<Shared>) -> Router {
+    document::routes(page::routes(endpoints::router(shared)))
 }
 
 /// A controller at work. Dropping it closes its port; orders under way are abandoned.

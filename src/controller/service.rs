@@ -79,6 +79,16 @@ pub(super) struct Census {
 }
 
 impl Census {
+    /// Each state by its name.
+    pub(super) fn states(&self) -> [(&'static str, usize); 4] {
+        [
+            ("serving", self.serving),
+            ("silent", self.silent),
+            ("draining", self.draining),
+            ("drained", self.drained),
+        ]
+    }
+
     /// Whether so many fell silent that we, rather than they, may be the cause: to deregister most of a
     /// service because reports do not come through would be the outage itself.
     pub(super) fn is_deaf(&self) -> bool {

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hyper::{StatusCode, Uri};
@@ -47,21 +47,25 @@ struct Fixture {
     _working: Working,
 }
 
+fn settings(max_targets: usize) -> Settings {
+    Settings {
+        listen: "127.0.0.1:0".parse().expect("an address"),
+        max_targets,
+        max_report_rate: 1000,
+        max_source_rate: 100_000,
+        lost_after: Duration::from_secs(30),
+        max_draining: None,
+        peers: Vec::new(),
+        gate: Gate::open("127.0.0.1:0".parse().expect("an address")),
+        tls: None,
+        balancer: Box::new(Log { assume_weight_zero_after: Some(Duration::ZERO) }),
+    }
+}
+
 impl Fixture {
     fn start(max_targets: usize) -> Self {
         let (tell, actions) = mpsc::unbounded_channel();
-        let settings = Settings {
-            listen: "127.0.0.1:0".parse().expect("an address"),
-            max_targets,
-            max_report_rate: 1000,
-            lost_after: Duration::from_secs(30),
-            max_draining: None,
-            peers: Vec::new(),
-            gate: Gate::open("127.0.0.1:0".parse().expect("an address")),
-            tls: None,
-            balancer: Box::new(Log { assume_weight_zero_after: Some(Duration::ZERO) }),
-        };
-        let controller = Controller::bind(settings, None, move |action, report| {
+        let controller = Controller::bind(settings(max_targets), None, move |action, report| {
             let _test_is_over = tell.send((report.identity.pod_name.clone(), action));
         })
         .expect("a free port");
@@ -145,6 +149,25 @@ async fn the_targets_are_listed_with_their_last_report() {
 }
 
 #[tokio::test]
+async fn what_is_answered_is_documented_and_nothing_else_is() {
+    let controller = Controller::bind(settings(1), None, |_, _| {}).expect("a free port");
+    let router = router(&controller.shared);
+    let answered: BTreeSet<_> =
+        router.routes().map(|(method, path)| format!("{method} {path}")).collect();
+    let document: Value = serde_saphyr::from_str(document::DOCUMENT).expect("YAML");
+    let mut documented = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        let segment = |it| if str::starts_with(it, '{') { "{}" } else { it };
+        let path = path.split('/').map(segment).collect::<Vec<_>>().join("/");
+        let methods = item.as_object().expect("methods").keys();
+        for method in methods.filter(|it| *it != "parameters") {
+            documented.insert(format!("{} {path}", method.to_uppercase()));
+        }
+    }
+    assert_eq!(answered, documented);
+}
+
+#[tokio::test]
 async fn what_is_no_report_is_told_why() {
     let fixture = Fixture::start(10);
     let good = serde_json::to_value(report("a", 1, "Serving")).expect("JSON");
@@ -164,6 +187,10 @@ async fn what_is_no_report_is_told_why() {
         (with("phase", json!("Asleep")), "known are Serving"),
         (with("podName", json!("")), "podName is empty"),
         (with("startTime", json!("now")), "startTime `now`"),
+        (with("drainStartTime", json!("now")), "drainStartTime `now`"),
+        (with("sequence", json!(0)), "sequence is below 1"),
+        (with("drainTimeoutSeconds", json!(-1)), "drainTimeoutSeconds is below 0"),
+        (with("reason", json!("Signal\u{1b}")), "reason holds something else"),
         (with("podName", json!("a b")), "podName `a b` holds something else"),
         (with("podUID", json!("a~b")), "podUID `a~b` holds something else"),
         (with("podName", json!("x".repeat(254))), "podName is longer than 253 bytes"),

@@ -5,16 +5,19 @@
     reason = "the controller's one file where metrics get their names"
 )]
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use metrics::{
     Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use metrics_util::MetricKindMask;
 
 const TARGETS: &str = "ebbtide_controller_targets";
+const TARGETS_HELP: &str = "Targets by service and state: serving, silent (serving when last heard of, half of \
+     --lost-after ago), draining, drained.";
 const REPORTS: &str = "ebbtide_controller_reports_total";
+const THROTTLED: &str = "ebbtide_controller_throttled_requests_total";
 const ORDERS: &str = "ebbtide_controller_orders_total";
 const QUEUED: &str = "ebbtide_controller_queued_orders";
 const ACKNOWLEDGED: &str = "ebbtide_controller_acknowledgement_seconds";
@@ -24,8 +27,8 @@ const BUILD_INFO: &str = "ebbtide_build_info";
 /// From a local socket's answer to what a network balancer takes to spread a change.
 const ACKNOWLEDGED_BUCKETS: [f64; 10] = [0.01, 0.05, 0.25, 1.0, 2.5, 5.0, 15.0, 60.0, 180.0, 600.0];
 
-/// A service without targets is shown for this long after its last one is forgotten.
-const SHOWN_FOR: Duration = Duration::from_secs(60);
+/// A service's targets, in these states.
+pub type Service<'a, const STATES: usize> = (&'a str, &'a str, [(&'static str, usize); STATES]);
 
 /// What becomes of reports; each result stands at 0 from the start.
 const REPORT_RESULTS: [&str; 7] =
@@ -52,7 +55,6 @@ impl Fleet {
     pub fn install() -> Result<Self, BuildError> {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Full(ACKNOWLEDGED.into()), &ACKNOWLEDGED_BUCKETS)?
-            .idle_timeout(MetricKindMask::GAUGE, Some(SHOWN_FOR))
             .build_recorder();
         let exporter = recorder.handle();
         // A second install in one process (tests) keeps the first recorder.
@@ -62,6 +64,8 @@ impl Fleet {
             counter!(REPORTS, "result" => result).increment(0);
         }
         counter!(LOST).increment(0);
+        counter!(THROTTLED).increment(0);
+        gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(Fleet { exporter, acknowledged: histogram!(ACKNOWLEDGED) })
     }
 
@@ -69,6 +73,11 @@ impl Fleet {
     /// `too_often`.
     pub fn reported(&self, result: &'static str) {
         counter!(REPORTS, "result" => result).increment(1);
+    }
+
+    /// A request was refused because its source sends too many.
+    pub fn throttled(&self) {
+        counter!(THROTTLED).increment(1);
     }
 
     /// The balancer was told something, well or not.
@@ -91,29 +100,29 @@ impl Fleet {
         gauge!(QUEUED).set(as_f64(orders));
     }
 
-    /// How many targets each service (namespace, name) has in each state.
-    pub fn services<'a, const N: usize>(
-        &self,
-        services: impl Iterator<Item = (&'a str, &'a str, [(&'static str, usize); N])>,
-    ) {
-        for (namespace, service, counts) in services {
-            for (state, count) in counts {
-                let labels = [
-                    ("namespace", namespace.to_owned()),
-                    ("service", service.to_owned()),
-                    ("state", state.to_owned()),
-                ];
-                gauge!(TARGETS, &labels).set(as_f64(count));
-            }
-        }
-        gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    /// Folds what the histograms have gathered; wants to be called every few seconds.
+    pub fn upkeep(&self) {
         self.exporter.run_upkeep();
     }
 
-    /// The text of `/metrics`.
+    /// The text of `/metrics`, with the targets of each service (namespace, name).
+    ///
+    /// Services come and go with whoever reports, and a recorder would keep each that there ever was.
     #[must_use]
-    pub fn render(&self) -> String {
-        self.exporter.render()
+    pub fn render<const STATES: usize>(&self, services: &[Service<'_, STATES>]) -> String {
+        let mut text = self.exporter.render();
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "# HELP {TARGETS} {TARGETS_HELP}\n# TYPE {TARGETS} gauge");
+        for (namespace, service, counts) in services {
+            // Names are letters, digits and `-._:`, which need no escape.
+            for (state, count) in counts {
+                let _ = writeln!(
+                    text,
+                    "{TARGETS}{{namespace=\"{namespace}\",service=\"{service}\",state=\"{state}\"}} {count}"
+                );
+            }
+        }
+        text
     }
 }
 
@@ -123,12 +132,11 @@ fn as_f64(count: usize) -> f64 {
 }
 
 fn describe() {
-    describe_gauge!(
-        TARGETS,
-        "Targets by service and state: serving, silent (serving when last heard of, half of \
-         --lost-after ago), draining, drained."
-    );
     describe_counter!(REPORTS, "Reports by what became of them.");
+    describe_counter!(
+        THROTTLED,
+        "Requests that were refused because their source sends more than --max-source-rate."
+    );
     describe_counter!(ORDERS, "What the balancer was told, by action and result.");
     describe_gauge!(QUEUED, "Orders that wait to be given to the balancer.");
     describe_histogram!(

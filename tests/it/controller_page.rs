@@ -21,7 +21,9 @@ struct Fleet {
 
 impl Fleet {
     fn start() -> Self {
-        let controller = Ebbtide::controller("127.0.0.1:0");
+        // Thousands of pods, all at one address.
+        let line = ["controller", "--listen", "127.0.0.1:0", "--max-source-rate", "100000"];
+        let controller = Ebbtide::start(&line);
         let addr = controller.takes_reports();
         let stream = TcpStream::connect(addr).expect("the controller");
         Fleet { controller, addr, stream, sequence: 0, pods: Vec::new() }

@@ -135,7 +135,7 @@ fn every_command_line_and_every_variable_is_understood() {
             check(&hook, &[], &container.name());
         }
     });
-    assert_eq!(looked, 3 * 2 + 1 + 1, "three sidecars with their applications, run, controller");
+    assert_eq!(looked, 4 * 2 + 1 + 2, "four sidecars with their applications, run, controllers");
 }
 
 #[test]
@@ -277,6 +277,80 @@ fn every_service_leads_to_a_port_of_ours() {
             assert!(ours.contains(&target.expect("a number")), "{file}: {port}");
         }
     }
+}
+
+/// The one container of ours in the Deployment of a file, and its pod.
+fn ours<'a>(manifests: &'a BTreeMap<String, Vec<Value>>, file: &str) -> (&'a Value, &'a Value) {
+    let deployment = manifests[file].iter().find(|it| it["kind"] == "Deployment");
+    let pod = &deployment.expect("a Deployment")["spec"]["template"]["spec"];
+    let containers = list(pod, "initContainers").iter().chain(list(pod, "containers"));
+    let mut ours =
+        containers.filter(|it| it["image"].as_str().is_some_and(|it| it.starts_with("ebbtide:")));
+    (ours.next().expect("a container of ours"), pod)
+}
+
+#[test]
+fn a_pods_own_token_is_mounted_where_it_is_read_and_for_whom_the_controller_wants_it() {
+    let manifests = manifests();
+    let (sidecar, pod) = ours(&manifests, "native-sidecar-kubernetes.yaml");
+    let token = &list(pod, "volumes")[0]["projected"]["sources"][0]["serviceAccountToken"];
+    let file = list(sidecar, "env").iter().find(|it| it["name"] == "EBBTIDE_CONTROLLER_TOKEN_FILE");
+    let mount = &list(sidecar, "volumeMounts")[0];
+    assert_eq!(mount["name"], list(pod, "volumes")[0]["name"]);
+    let path = [&mount["mountPath"], &token["path"]].map(|it| it.as_str().expect("a path"));
+    assert_eq!(file.expect("a variable")["value"], path.join("/"));
+    // Less is refused by the API server.
+    assert!(token["expirationSeconds"].as_u64().expect("seconds") >= 600);
+
+    let (controller, pod) = ours(&manifests, "controller-kubernetes.yaml");
+    let args = words(&controller["args"]);
+    assert!(args.contains(&"--auth=kubernetes".to_owned()), "{args:?}");
+    let audience = format!("--audience={}", token["audience"].as_str().expect("an audience"));
+    assert!(args.contains(&audience), "{args:?}");
+    assert_ne!(pod["automountServiceAccountToken"], false);
+    let documents = &manifests["controller-kubernetes.yaml"];
+    let of = |kind: &str| documents.iter().find(|it| it["kind"] == kind).expect("a document");
+    let (account, role) = (of("ServiceAccount"), of("ClusterRole"));
+    assert_eq!(account["metadata"]["name"], pod["serviceAccountName"]);
+    let binding = of("ClusterRoleBinding");
+    assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
+    assert_eq!(binding["subjects"][0]["name"], account["metadata"]["name"]);
+    assert_eq!(binding["subjects"][0]["namespace"], account["metadata"]["namespace"]);
+    for (resource, verb) in [("tokenreviews", "create"), ("pods", "get")] {
+        let rule = list(role, "rules").iter().find(|it| words(&it["resources"]) == [resource]);
+        assert_eq!(words(&rule.expect("a rule")["verbs"]), [verb], "no more, no less");
+    }
+}
+
+/// What they say about everything else stands in the files that they replace.
+#[test]
+fn the_manifests_with_a_pods_own_token_differ_in_nothing_else() {
+    let manifests = manifests();
+    let common = |file: &str| -> Value {
+        let (container, pod) = ours(&manifests, file);
+        let (mut container, mut pod) = (container.clone(), pod.clone());
+        let args: Vec<_> = words(&container["args"])
+            .into_iter()
+            .filter(|it| {
+                !["--auth", "--token-file", "--audience"]
+                    .contains(&it.split('=').next().unwrap_or_default())
+            })
+            .collect();
+        container["args"] = args.into();
+        for key in [
+            "volumes",
+            "containers",
+            "initContainers",
+            "serviceAccountName",
+            "automountServiceAccountToken",
+        ] {
+            pod.as_object_mut().expect("a pod").remove(key);
+        }
+        let others = manifests[file].iter().filter(|it| it["kind"] == "Service").cloned();
+        Value::Array([container, pod].into_iter().chain(others).collect())
+    };
+    assert_eq!(common("native-sidecar.yaml"), common("native-sidecar-kubernetes.yaml"));
+    assert_eq!(common("controller.yaml"), common("controller-kubernetes.yaml"));
 }
 
 #[test]

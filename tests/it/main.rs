@@ -42,6 +42,7 @@ mod http2;
 mod image;
 mod memory;
 mod monitoring;
+mod openapi;
 mod page;
 mod postgres;
 mod reject;

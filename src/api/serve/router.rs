@@ -96,6 +96,11 @@ impl Router {
         self.on(Method::DELETE, path, handler)
     }
 
+    /// Every method and path that is answered, in the order in which they were added; GET stands for HEAD too.
+    pub fn routes(&self) -> impl Iterator<Item = (&Method, &'static str)> {
+        self.routes.iter().map(|route| (&route.method, route.path))
+    }
+
     /// The handler for [`Bound::serve`](super::Bound::serve).
     pub fn into_handler(
         self,

@@ -29,6 +29,7 @@ pub fn controller(balancer_delay: Duration, tell: Tell) -> Result<Working, Failu
         gate: Gate::open(listen),
         tls: None,
         max_targets: 1,
+        max_source_rate: u32::MAX,
         max_report_rate: 50,
         lost_after: Duration::from_secs(30),
         max_draining: None,

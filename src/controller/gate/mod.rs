@@ -5,6 +5,7 @@
 
 mod origin;
 mod reviews;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -25,6 +26,8 @@ pub use tokens::Error as TokensError;
 
 use reviews::{Pod, Refusal, Reviews};
 use tokens::Tokens;
+
+pub(super) use sources::Sources;
 
 /// By what proxies are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +87,9 @@ impl Speaker {
     pub(super) fn speak_as(&self, identity: &Identity) -> Result<(), Denied> {
         match &self.pod {
             Some(pod) if !pod.is(identity) => Err(Denied::OtherPod),
+            Some(pod) if !pod.has_address_of(identity) => {
+                Err(Denied::OtherAddress { claimed: identity.pod_ip.clone() })
+            }
             _ => Ok(()),
         }
     }
@@ -118,6 +124,11 @@ pub(super) enum Denied {
          API, and mount a projected serviceAccountToken of this very pod"
     )]
     OtherPod,
+    #[error(
+        "podIP `{claimed}` is not among the addresses that the Kubernetes API knows of this pod: set POD_IP by the \
+         downward API (fieldRef: status.podIP)"
+    )]
+    OtherAddress { claimed: String },
     #[error("say who you are: an operator's token as bearer, or as password of any user")]
     NoOperatorToken,
     #[error("this token is none of the operators' (--operator-token-file)")]
@@ -151,6 +162,7 @@ impl Denied {
             Denied::Review(Refusal::NotReviewed { .. }) => StatusCode::SERVICE_UNAVAILABLE,
             Denied::Review(Refusal::NoPod)
             | Denied::OtherPod
+            | Denied::OtherAddress { .. }
             | Denied::NoOperators
             | Denied::OtherOrigin
             | Denied::OtherName => StatusCode::FORBIDDEN,

@@ -1,17 +1,22 @@
 //! Tokens of ServiceAccounts, reviewed by the Kubernetes API, and what it said remembered for a while.
 //!
+//! A review names the pod and not its address, so the pod is looked up too.
+//!
 //! # Source
 //! `authentication.k8s.io/v1` TokenReview; the names in `extra` are those of
-//! `k8s.io/apiserver/pkg/authentication/serviceaccount`; `exp` is of RFC 7519 §4.1.4.
+//! `k8s.io/apiserver/pkg/authentication/serviceaccount`; `exp` is of RFC 7519 §4.1.4; `resourceVersion=0` is answered
+//! from the API server's cache (<https://kubernetes.io/docs/reference/using-api/api-concepts/>).
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
+use k8s_openapi::api::core::v1::{Pod as Object, PodStatus};
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{GetParams, PostParams};
 use ring::digest::{SHA256, digest};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::timeout;
@@ -28,14 +33,14 @@ const REFUSED_FOR: Duration = Duration::from_secs(10);
 /// How long nobody asks about a token again when the API server gave no answer.
 const UNKNOWN_FOR: Duration = Duration::from_secs(1);
 
-/// Tokens remembered, each a fingerprint and a pod's names: three times the default of --max-targets, because a
+/// Tokens remembered, each a fingerprint and a pod's names and addresses: three times the default of --max-targets, because a
 /// kubelet exchanges tokens.
 const MAX_TOKENS: usize = 32_768;
 
 /// Fewer than these are not looked through for what is stale.
 const FEW_TOKENS: usize = 1024;
 
-/// Reviews under way at once: what a stranger with many tokens can do to the API server.
+/// Reviews under way at once, each with a look at the pod: what a stranger with many tokens can do to the API server.
 const MAX_REVIEWS: usize = 16;
 
 /// How long a review may take, the wait for its turn included: a proxy gives a report up after three
@@ -51,6 +56,8 @@ pub(in crate::controller) struct Pod {
     namespace: String,
     name: String,
     uid: String,
+    /// One, or one of each family.
+    addresses: Vec<IpAddr>,
 }
 
 impl Pod {
@@ -59,6 +66,13 @@ impl Pod {
         self.namespace == identity.namespace
             && self.name == identity.pod_name
             && self.uid == identity.pod_uid
+    }
+
+    /// Whether the report's address is this pod's. A report without one claims none.
+    pub(in crate::controller) fn has_address_of(&self, identity: &Identity) -> bool {
+        let claimed = identity.pod_ip.parse::<IpAddr>();
+        identity.pod_ip.is_empty()
+            || claimed.is_ok_and(|claimed| self.addresses.contains(&claimed.to_canonical()))
     }
 }
 
@@ -80,6 +94,13 @@ pub(in crate::controller) enum Refusal {
     )]
     NotReviewed { reason: &'static str },
 }
+
+/// The cache that we were answered from does not have it yet, or it has just gone.
+const UNKNOWN_POD: Refusal =
+    Refusal::NotReviewed { reason: "the Kubernetes API knows no such pod" };
+
+const NO_ADDRESS: Refusal =
+    Refusal::NotReviewed { reason: "the Kubernetes API does not know this pod's address yet" };
 
 type Verdict = Result<Pod, Refusal>;
 
@@ -213,7 +234,24 @@ impl Reviews {
         if self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
             tracing::info!("the Kubernetes API reviews tokens again");
         }
-        self.judge(answer.status.unwrap_or_default())
+        let mut pod = self.judge(answer.status.unwrap_or_default())?;
+        pod.addresses = self.addresses(client, &pod).await?;
+        Ok(pod)
+    }
+
+    async fn addresses(&self, client: &kube::Client, pod: &Pod) -> Result<Vec<IpAddr>, Refusal> {
+        let pods: Api<Object> = Api::namespaced(client.clone(), &pod.namespace);
+        let found = match pods.get_with(&pod.name, &GetParams::at("0")).await {
+            Ok(found) => found,
+            Err(kube::Error::Api(status)) if status.is_not_found() => return Err(UNKNOWN_POD),
+            Err(error) => return Err(self.failed(explain(&error))),
+        };
+        if found.metadata.uid.as_ref() != Some(&pod.uid) {
+            return Err(UNKNOWN_POD);
+        }
+        let addresses = addresses_of(&found.status.unwrap_or_default());
+        // Kubelets tell it some moments after they have started the pod's containers.
+        if addresses.is_empty() { Err(NO_ADDRESS) } else { Ok(addresses) }
     }
 
     fn judge(&self, status: TokenReviewStatus) -> Verdict {
@@ -249,8 +287,7 @@ impl Reviews {
 fn explain(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if [401, 403].contains(&status.code) => format!(
-            "{}; bind the controller's ServiceAccount to the ClusterRole system:auth-delegator, or to one \
-             that may create tokenreviews",
+            "{}; bind the controller's ServiceAccount to a ClusterRole that may create tokenreviews and get pods",
             status.message
         ),
         _ => error.to_string(),
@@ -269,7 +306,16 @@ fn bound_pod(user: &k8s_openapi::api::authentication::v1::UserInfo) -> Option<Po
         namespace: namespace.to_owned(),
         name: one("authentication.kubernetes.io/pod-name")?,
         uid: one("authentication.kubernetes.io/pod-uid")?,
+        addresses: Vec::new(),
     })
+}
+
+fn addresses_of(status: &PodStatus) -> Vec<IpAddr> {
+    let all = status.pod_ips.iter().flatten().map(|it| it.ip.as_str());
+    let all = all.chain(status.pod_ip.as_deref()).filter_map(|it| it.parse::<IpAddr>().ok());
+    let mut all: Vec<IpAddr> = all.map(|it| it.to_canonical()).collect();
+    all.dedup();
+    all
 }
 
 /// How long a token that was found good still is, by its own claim; unknown if it makes none.
@@ -303,7 +349,8 @@ mod tests {
 
     #[test]
     fn no_more_tokens_are_remembered_than_the_bound() {
-        let pod = Pod { namespace: "shop".into(), name: "a".into(), uid: "1".into() };
+        let (name, uid, addresses) = ("a".into(), "1".into(), Vec::new());
+        let pod = Pod { namespace: "shop".into(), name, uid, addresses };
         let mut pods = filled(MAX_TOKENS, &Ok(pod));
         assert!(pods.slot([255; 32]).is_none(), "pods are not forgotten for a stranger");
         let strangers = filled(2 * MAX_TOKENS, &Err(Refusal::NoPod));

@@ -1,4 +1,6 @@
-//! What is really sent is what `docs/report.schema.json` says.
+//! What is really sent is what `docs/report.schema.json` says, and what `docs/openapi.yaml` says is taken.
+
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
@@ -27,6 +29,24 @@ async fn every_phase_sends_what_the_schema_says() {
         let report = sent(phase).await;
         assert_eq!(complaints(&report), [""; 0], "{report:#}");
     }
+}
+
+#[tokio::test]
+async fn what_is_sent_is_taken() {
+    let document: Value =
+        serde_saphyr::from_str(include_str!("../../../docs/openapi.yaml")).expect("YAML");
+    let components = &document["components"];
+    let taken = json!({"$ref": "#/components/schemas/Report", "components": components});
+    let validator = jsonschema::validator_for(&taken).expect("the schema is one");
+    for phase in Phase::ALL {
+        let report = sent(phase).await;
+        let complaints: Vec<_> = validator.iter_errors(&report).map(|it| it.to_string()).collect();
+        assert_eq!(complaints, [""; 0], "{report:#}");
+    }
+    let fields = |schema: &Value| -> BTreeSet<String> {
+        schema["properties"].as_object().expect("properties").keys().cloned().collect()
+    };
+    assert_eq!(fields(&components["schemas"]["Report"]), fields(&schema()));
 }
 
 #[test]

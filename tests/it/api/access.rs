@@ -5,6 +5,9 @@ use crate::support::process::run;
 use crate::support::{Directory, Ebbtide, Reply, echo};
 
 const PROXIES: &str = "0123456789abcdef-proxies";
+/// For a test that asks again and again.
+const UNHURRIED: [&str; 4] = ["--max-report-rate", "100000", "--max-source-rate", "100000"];
+
 const OPERATORS: &str = "0123456789abcdef-operators";
 
 fn report_as(addr: SocketAddr, token: &str, sequence: u64) -> Reply {
@@ -101,7 +104,7 @@ fn tokens_are_exchanged_while_it_runs_and_a_bad_file_changes_nothing() {
     let directory = Directory::new();
     let file = directory.write("proxies", PROXIES);
     let (controller, addr) =
-        controller(&["--auth", "token", "--token-file", &file, "--max-report-rate", "100000"]);
+        controller(&[&["--auth", "token", "--token-file", &file][..], &UNHURRIED].concat());
     let mut sequence = 0;
     let mut reports = |token: &str| {
         sequence += 1;

@@ -3,6 +3,7 @@
 mod access;
 mod events;
 mod limits;
+mod peers;
 mod tls;
 
 use std::io::Write;

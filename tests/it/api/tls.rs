@@ -8,10 +8,10 @@ use super::events::Follower;
 use crate::support::{Directory, Ebbtide, echo};
 
 /// An authority of the test's own.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         // Unlike that of the certificates, which OpenSSL would take for their own issuers.
         params.distinguished_name.push(DnType::CommonName, name);
@@ -20,13 +20,25 @@ impl Authority {
         Authority(CertifiedIssuer::self_signed(params, key).expect("a certificate"))
     }
 
+    /// Its own certificate, in PEM.
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
     /// A certificate for localhost and its key, in PEM.
-    fn pair(&self) -> (String, String) {
+    pub fn pair(&self) -> (String, String) {
         let key = KeyPair::generate().expect("a key");
         let certificate = CertificateParams::new(["localhost".to_owned()])
             .and_then(|params| params.signed_by(&key, &self.0))
             .expect("a certificate");
         (certificate.pem(), key.serialize_pem())
+    }
+
+    /// The same in files of that name.
+    pub fn write_pair(&self, directory: &Directory, name: &str) -> (String, String) {
+        let (certificate, key) = self.pair();
+        let certificate = directory.write(&format!("{name}.crt"), certificate);
+        (certificate, directory.write(&format!("{name}.key"), key))
     }
 }
 
@@ -45,14 +57,14 @@ fn a_certificate_is_exchanged_under_connections_that_live_on() {
     let directory = Directory::new();
     let [old, new] = ["old", "new"].map(Authority::new);
     let [old_ca, new_ca] = [("old", &old), ("new", &new)]
-        .map(|(name, authority)| directory.write(name, authority.0.pem()));
+        .map(|(name, authority)| directory.write(name, authority.pem()));
     let (certificate, key) = old.pair();
     let certificate = directory.write("tls.crt", certificate);
     let key = directory.write("tls.key", key);
     let (controller, addr) = controller(&["--tls-cert", &certificate, "--tls-key", &key]);
     assert!(is_trusted(addr, &old_ca));
     assert!(!is_trusted(addr, &new_ca));
-    let both = directory.write("both", old.0.pem() + &new.0.pem());
+    let both = directory.write("both", old.pem() + &new.pem());
     let url = format!("https://localhost:{}", addr.port());
     let proxy =
         Ebbtide::proxy(&echo().to_string(), &["--controller", &url, "--controller-ca", &both]);
@@ -89,14 +101,10 @@ fn a_certificate_is_exchanged_under_connections_that_live_on() {
 fn a_proxy_with_a_certificate_is_known_by_it() {
     let directory = Directory::new();
     let [servers, clients, strangers] = ["servers", "clients", "strangers"].map(Authority::new);
-    let write_pair = |name: &str, authority: &Authority| {
-        let (certificate, key) = authority.pair();
-        let certificate = directory.write(&format!("{name}.crt"), certificate);
-        (certificate, directory.write(&format!("{name}.key"), key))
-    };
+    let write_pair = |name: &str, authority: &Authority| authority.write_pair(&directory, name);
     let (certificate, key) = write_pair("server", &servers);
-    let ca = directory.write("servers.pem", servers.0.pem());
-    let client_ca = directory.write("clients.pem", clients.0.pem());
+    let ca = directory.write("servers.pem", servers.pem());
+    let client_ca = directory.write("clients.pem", clients.pem());
     let tls = ["--tls-cert", &certificate, "--tls-key", &key];
     let (_controller, addr) =
         controller(&[&tls[..], &["--auth", "mtls", "--client-ca", &client_ca]].concat());

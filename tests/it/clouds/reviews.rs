@@ -1,4 +1,4 @@
-//! `ebbtide controller --auth kubernetes` against a stand-in for the Kubernetes API's TokenReviews.
+//! `ebbtide controller --auth kubernetes` against a stand-in for the Kubernetes API's TokenReviews and pods.
 
 use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,6 +18,17 @@ struct Cluster {
     controller: Ebbtide,
     addr: SocketAddr,
     dir: Directory,
+    config: String,
+}
+
+/// Tests ask again and again.
+fn start(config: &str, args: &[&str]) -> (Ebbtide, SocketAddr) {
+    let line =
+        ["controller", "--listen", "127.0.0.1:0", "--auth", "kubernetes", "--config", config];
+    let line = [&line[..], &["--max-source-rate", "100000"], args].concat();
+    let controller = Ebbtide::start(&line);
+    let addr = controller.takes_reports();
+    (controller, addr)
 }
 
 impl Cluster {
@@ -26,17 +37,8 @@ impl Cluster {
         let token = dir.write("controller", "the-controller");
         let yaml = format!("kubernetes: {{url: '{}', token-file: {token}}}", service.url());
         let config = dir.write("config.yaml", yaml);
-        let controller = Ebbtide::start(&[
-            "controller",
-            "--listen",
-            "127.0.0.1:0",
-            "--auth",
-            "kubernetes",
-            "--config",
-            &config,
-        ]);
-        let addr = controller.takes_reports();
-        Cluster { service, controller, addr, dir }
+        let (controller, addr) = start(&config, &[]);
+        Cluster { service, controller, addr, dir, config }
     }
 
     /// A token of the pod `shop/name`, but for what `changes` says.
@@ -48,7 +50,9 @@ impl Cluster {
         for (key, value) in changes.as_object().into_iter().flatten() {
             claims[key] = value.clone();
         }
-        let answer = self.service.control(&json!({"issue": claims}));
+        let pod = json!({"uid": format!("uid-of-{name}"), "ips": ["10.0.0.7", "fd00::7"]});
+        let key = format!("shop/{name}");
+        let answer = self.service.control(&json!({"issue": claims, "pods": {key: pod}}));
         answer["token"].as_str().expect("a token").to_owned()
     }
 
@@ -96,6 +100,80 @@ fn a_pod_reports_for_itself_alone() {
     elsewhere["namespace"] = "bank".into();
     assert_eq!(cluster.send(&token, &elsewhere).status, 403);
     cluster.says_nothing_of(&token);
+}
+
+#[test]
+fn a_pod_has_the_address_that_the_cluster_knows_whatever_it_says() {
+    let cluster = Cluster::new();
+    let token = cluster.token("a", &json!({}));
+    let claim = |ip: &str, sequence: u64, fields: &[&str]| {
+        let mut report = report("a", sequence, "Serving");
+        report["podUID"] = "uid-of-a".into();
+        report["podIP"] = ip.into();
+        let token = format!("Authorization: Bearer {token}");
+        let fields = [&[&token[..]], fields].concat();
+        send(cluster.addr, "POST /v1/reports", &fields, &report.to_string())
+    };
+    for (sequence, ip) in (1..).zip(["10.0.0.7", "fd00::7", "::ffff:10.0.0.7", "FD00:0::7", ""]) {
+        let reply = claim(ip, sequence, &[]);
+        assert_eq!(reply.status, 200, "{ip}: {}", reply.body);
+    }
+    // Nobody is believed because he says that another replica has looked already.
+    for fields in [&[][..], &["Ebbtide-Forwarded: 1"]] {
+        for ip in ["10.0.0.8", "fd00::8", "127.0.0.1", "10.0.0.7.", "victim"] {
+            let reply = claim(ip, 10, fields);
+            assert_eq!(reply.status, 403, "{ip}: {}", reply.body);
+            for part in [ip, "POD_IP", "status.podIP"] {
+                assert!(reply.body.contains(part), "{}", reply.body);
+            }
+        }
+    }
+    assert_eq!(claim("10.0.0.7", 10, &[]).status, 200, "it is still known");
+}
+
+#[test]
+fn a_pod_whose_address_is_not_known_yet_comes_again() {
+    let cluster = Cluster::new();
+    let token = cluster.token("a", &json!({}));
+    let report = |sequence| cluster.report(&token, "a", "uid-of-a", sequence);
+    for (pod, part) in [
+        (json!({"uid": "uid-of-a", "ips": []}), "address yet"),
+        (json!({"uid": "uid-of-a-later-pod", "ips": ["10.0.0.7"]}), "knows no such pod"),
+    ] {
+        cluster.service.control(&json!({"pods": {"shop/a": pod}}));
+        // What was said before counts for a second.
+        let reply = loop {
+            let reply = report(1);
+            assert_eq!(reply.status, 503, "{}", reply.body);
+            if reply.body.contains(part) {
+                break reply;
+            }
+        };
+        assert!(reply.head.to_ascii_lowercase().contains("retry-after: 1"), "{}", reply.head);
+    }
+    cluster.service.control(&json!({"forbidden_pods": true}));
+    while !format!("{:?}", cluster.controller.log()).contains("get pods") {
+        assert_eq!(report(1).status, 503);
+    }
+    let pod = json!({"uid": "uid-of-a", "ips": ["10.0.0.7"]});
+    cluster.service.control(&json!({"forbidden_pods": false, "pods": {"shop/a": pod}}));
+    while report(1).status == 503 {
+        std::thread::yield_now();
+    }
+    assert_eq!(report(2).status, 200);
+}
+
+#[test]
+fn a_replica_reviews_for_itself_what_the_other_passes_on() {
+    let cluster = Cluster::new();
+    let (_first, first) = start(&cluster.config, &["--peer", &format!("http://{}", cluster.addr)]);
+    let token = format!("Authorization: Bearer {}", cluster.token("a", &json!({})));
+    let mut report = report("a", 1, "Serving");
+    (report["podUID"], report["podIP"]) = ("uid-of-a".into(), "10.0.0.7".into());
+    let reply = send(first, "POST /v1/reports", &[&token], &report.to_string());
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    cluster.controller.line("of the target", |line| line["pod"] == "shop/a");
+    assert_eq!(cluster.reviews(), 2);
 }
 
 #[test]

@@ -1,8 +1,9 @@
-"""The Kubernetes API as far as TokenReviews go: a stand-in, because no API server can be had here.
+"""The Kubernetes API as far as TokenReviews and their pods go: a stand-in, because no API server can be had here.
 
 It does what the API's documents say of POST /apis/authentication.k8s.io/v1/tokenreviews: its own caller's bearer token,
 401 and 403 as Status objects, `audiences` intersected, `exp` of the token looked at, and the pod in `extra`. It knows
-tokens by a table instead of by their signature. A test looks and meddles at /control.
+tokens by a table instead of by their signature. GET /api/v1/namespaces/{namespace}/pods/{name} gives the pod with
+`podIP` and `podIPs`, once a kubelet would have told them. A test looks and meddles at /control.
 
 Says its port, then serves until it is killed.
 """
@@ -14,9 +15,9 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 lock = threading.Lock()
-# `tokens`: of each, its claims as a projected token has them.
+# `tokens`: of each, its claims as a projected token has them. `pods`: of each namespace/name its UID and addresses.
 world = {"token": "the-controller", "forbidden": False, "down": False, "silent_about_audiences": False,
-         "tokens": {}, "reviews": 0, "under_way": 0, "most_under_way": 0}
+         "tokens": {}, "pods": {}, "forbidden_pods": False, "reviews": 0, "under_way": 0, "most_under_way": 0}
 
 
 def status_of(code, reason, message):
@@ -57,6 +58,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/control":
             with lock:
                 issue = body.pop("issue", None)
+                world["pods"].update(body.pop("pods", {}))
                 world.update(body)
                 token = None
                 if issue:
@@ -72,11 +74,38 @@ class Handler(BaseHTTPRequestHandler):
             world["under_way"] -= 1
         self.send(code, answer)
 
-    def answer(self, body):
+    def do_GET(self):
+        with lock:
+            code, answer = self.refused() or self.pod()
+        self.send(code, answer)
+
+    def refused(self):
         if world["down"]:
             return 503, status_of(503, "ServiceUnavailable", "the test wished it")
         if self.headers.get("Authorization") != f"Bearer {world['token']}":
             return 401, status_of(401, "Unauthorized", "Unauthorized")
+        return None
+
+    def pod(self):
+        match self.path.split("?")[0].split("/"):
+            case ["", "api", "v1", "namespaces", namespace, "pods", name]:
+                pod = world["pods"].get(f"{namespace}/{name}")
+            case _:
+                pod = None
+        if world["forbidden_pods"]:
+            return 403, status_of(403, "Forbidden", "pods is forbidden")
+        if pod is None:
+            return 404, status_of(404, "NotFound", "the server could not find the requested resource")
+        status = {"phase": "Running"}
+        if pod["ips"]:
+            status |= {"podIP": pod["ips"][0], "podIPs": [{"ip": ip} for ip in pod["ips"]]}
+        return 200, {"kind": "Pod", "apiVersion": "v1", "status": status,
+                     "metadata": {"namespace": namespace, "name": name, "uid": pod["uid"]}}
+
+    def answer(self, body):
+        refused = self.refused()
+        if refused:
+            return refused
         if self.path.split("?")[0] != "/apis/authentication.k8s.io/v1/tokenreviews":
             return 404, status_of(404, "NotFound", "the server could not find the requested resource")
         if world["forbidden"]:
