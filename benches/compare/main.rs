@@ -1,0 +1,132 @@
+//! How does Ebbtide compare with other proxies, side by side on the same work?
+//!
+//! `--help` says how to ask, benches/README.md what the answers mean.
+
+#![expect(
+    clippy::cast_precision_loss,
+    reason = "a bench counts to billions, not to 2^53"
+)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a bench is a program of its own, with a real clock"
+)]
+
+mod application;
+mod bench;
+mod floor;
+mod http;
+mod http2;
+mod load;
+mod machine;
+#[path = "../measure/mod.rs"]
+mod measure;
+mod options;
+mod peers;
+mod poll;
+mod process;
+mod results;
+mod rounds;
+mod table;
+mod works;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use clap::Parser;
+
+use bench::Bench;
+use options::{Options, Part};
+use peers::{PEERS, Peer};
+use results::Results;
+use works::Work;
+
+/// What `--brief` gives a turn: enough for some units of everything.
+const BRIEF_SECONDS: f64 = 0.05;
+
+fn main() -> Result<ExitCode, String> {
+    let options = Options::parse();
+    let text = |error: std::io::Error| error.to_string();
+    match options.part {
+        Some(Part::Application) => return application::run().map(|()| ExitCode::SUCCESS).map_err(text),
+        Some(Part::Floor { listen, upstream, splice }) => {
+            return floor::run(listen, upstream, splice).map(|()| ExitCode::SUCCESS).map_err(text);
+        }
+        None => {}
+    }
+    let works = chosen(works::all(), &options.only, |work| work.name)?;
+    let peers = chosen(PEERS.iter().collect(), &options.peers, |peer| peer.name)?;
+    if options.list {
+        let names: Vec<&str> = peers.iter().map(|peer| peer.name).collect();
+        println!("peers: {}\n\nworks:", names.join(", "));
+        works.iter().for_each(|work| println!("  {:18} {}", work.name, work.title));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let results = run(&options, works, &peers)?;
+    let out = options.out.unwrap_or_else(|| root().join("target/compare"));
+    write(&results, &out).map_err(text)?;
+    println!("{}", table::markdown(&results));
+    println!("All of it: {}", out.display());
+    let failures = results.failures();
+    failures.iter().for_each(|failure| eprintln!("{failure}"));
+    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run(options: &Options, works: Vec<Work>, peers: &[&'static Peer]) -> Result<Results, String> {
+    let (rounds, seconds) =
+        if options.brief { (1, BRIEF_SECONDS) } else { (options.rounds, options.seconds) };
+    let directory = std::env::temp_dir().join(format!("ebbtide-compare-{}", std::process::id()));
+    fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let cores = cores(options)?;
+    let mut results = Results {
+        date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        machine: machine::Machine::this(),
+        rounds,
+        seconds,
+        peers: peers.iter().map(|peer| (*peer, peer.version())).collect(),
+        works: Vec::new(),
+    };
+    measure::on_core(cores[1], || {
+        let bench = Bench::new(cores, seconds, directory.clone());
+        for work in works {
+            eprintln!("{}", work.title);
+            let rows = rounds::measure(&bench, &work, peers, rounds, !options.brief);
+            results.works.push((work, rows));
+        }
+    });
+    fs::remove_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    Ok(results)
+}
+
+/// That of the proxy, and that of the rest.
+fn cores(options: &Options) -> Result<[usize; 2], String> {
+    let ours = measure::cores();
+    match (options.cores.as_slice(), ours.as_slice()) {
+        (&[proxy, load], _) if ours.contains(&proxy) && ours.contains(&load) => Ok([proxy, load]),
+        (&[_, ..], _) => Err(format!("--cores: this process may use {ours:?}")),
+        ([], &[proxy, load, ..]) => Ok([proxy, load]),
+        ([], &[only]) if options.brief => Ok([only, only]),
+        _ => Err("this takes two cores: the proxy has one of its own".to_owned()),
+    }
+}
+
+/// Those that were named; all, where none was.
+fn chosen<T>(all: Vec<T>, names: &[String], name: impl Fn(&T) -> &str) -> Result<Vec<T>, String> {
+    let known = |wanted: &&String| !all.iter().any(|one| name(one) == wanted.as_str());
+    if let Some(unknown) = names.iter().find(known) {
+        return Err(format!("{unknown} is not known: --list tells the names"));
+    }
+    let is_chosen = |one: &T| names.is_empty() || names.iter().any(|wanted| wanted == name(one));
+    Ok(all.into_iter().filter(is_chosen).collect())
+}
+
+fn write(results: &Results, out: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(out)?;
+    fs::write(out.join("results.json"), format!("{:#}\n", results.json()))?;
+    fs::write(out.join("results.md"), table::markdown(results))
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
