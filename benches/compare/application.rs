@@ -135,7 +135,12 @@ pub(super) fn run() -> io::Result<()> {
     }
 }
 
-fn accept(listener: &TcpListener, service: Service, poll: &Poll, name: usize) -> io::Result<Connection> {
+fn accept(
+    listener: &TcpListener,
+    service: Service,
+    poll: &Poll,
+    name: usize,
+) -> io::Result<Connection> {
     let (stream, _) = listener.accept()?;
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;

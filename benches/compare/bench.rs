@@ -1,30 +1,34 @@
 //! One run: the cores, the application, and turns on them.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::application::{Application, Service};
 use super::http;
 use super::http2;
-use super::load::{self, Load, Response, Tally};
+use super::load::{self, Load, Pace, Response, Tally, Traffic};
 use super::machine::Foreign;
 use super::measure;
 use super::peers::{Mode, Peer, Role, Running};
 use super::process::Tree;
-use super::works::{Task, Work};
+use super::works::{Figure, Task, Work};
 
 /// Part of a turn's time that goes before its measurement.
 const WARM_UP: f64 = 0.2;
+
+/// Of its capacity, what a proxy is used for on an ordinary day.
+const MODERATE: f64 = 0.3;
 
 /// What is started must answer by then.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) struct Bench {
-    pub(super) proxy_core: usize,
-    pub(super) load_core: usize,
-    pub(super) seconds: f64,
-    pub(super) directory: PathBuf,
+    proxy_core: usize,
+    seconds: f64,
+    /// As many idle connections as there are descriptors for.
+    pub(super) most_idle: usize,
+    directory: PathBuf,
     application: Application,
     http2: Result<http2::Server, String>,
 }
@@ -38,7 +42,7 @@ pub(super) struct Turn {
     pub(super) foreign: f64,
     /// How often it was measured, for others disturbed it.
     pub(super) tries: usize,
-    /// As [`Work::figures`].
+    /// As the work names them.
     pub(super) figures: Vec<f64>,
 }
 
@@ -53,11 +57,16 @@ pub(super) struct Lane {
 
 impl Bench {
     /// Starts the application, in a directory for all that has to be written.
-    pub(super) fn new(cores: [usize; 2], seconds: f64, directory: PathBuf) -> Self {
+    pub(super) fn new(
+        cores: [usize; 2],
+        seconds: f64,
+        most_idle: usize,
+        directory: PathBuf,
+    ) -> Self {
         let [proxy_core, load_core] = cores;
         let application = measure::on_core(load_core, Application::start);
         let http2 = http2::Server::start(load_core, &directory);
-        Bench { proxy_core, load_core, seconds, directory, application, http2 }
+        Bench { proxy_core, seconds, most_idle, directory, application, http2 }
     }
 
     /// The peer at work before the right application, once it answers.
@@ -68,6 +77,9 @@ impl Bench {
             _ => (self.application.port(work.service), Tree(self.application.pid())),
         };
         if peer.role == Role::Direct {
+            if matches!(work.task, Task::Idle(_) | Task::Start) {
+                return Err("is no proxy".to_owned());
+            }
             let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
             return Ok(Lane { peer, running: None, addr, cost: tree });
         }
@@ -79,36 +91,112 @@ impl Bench {
         Ok(lane)
     }
 
+    /// Requests a second that are moderate for all of these: a part of what the slowest can do.
+    pub(super) fn moderate_rate(&self, lanes: &[&Lane], traffic: &Traffic) -> Option<f64> {
+        let saturation = |lane: &Lane| {
+            let mut load = Load::connect(lane.addr, traffic).ok()?;
+            load.run(Duration::from_secs_f64(self.seconds * WARM_UP));
+            let tally = load.run(Duration::from_secs_f64(self.seconds));
+            Some(tally.units as f64 / tally.seconds)
+        };
+        let slowest = lanes.iter().copied().filter_map(saturation).min_by(f64::total_cmp)?;
+        // To hundreds, as one says it.
+        Some((slowest * MODERATE / 100.0).round().max(1.0) * 100.0)
+    }
+
     /// One turn of a peer.
-    pub(super) fn turn(&self, lane: &Lane, work: &Work) -> Result<Turn, String> {
+    pub(super) fn turn(&self, lane: &mut Lane, work: &Work, rate: f64) -> Result<Turn, String> {
         match &work.task {
-            Task::Cost(traffic) => {
-                let load = Load::connect(lane.addr, traffic);
-                let mut load = load.map_err(|error| error.to_string())?;
-                load.run(Duration::from_secs_f64(self.seconds * WARM_UP));
-                let seconds = Duration::from_secs_f64(self.seconds);
-                self.cost(lane, work, || Ok(load.run(seconds)))
+            Task::Cost(traffic) => self.traffic(lane, work, traffic),
+            Task::Latency(traffic) => {
+                let pace = Pace::Open(rate);
+                self.traffic(lane, work, &Traffic { pace, ..traffic.clone() })
             }
-            Task::Http2 => self.cost(lane, work, || http2::load(lane.addr, self.seconds)),
+            Task::Http2 => {
+                // Warms up, and tells how fast it is.
+                let warm = http2::load(lane.addr, http2::AT_ONCE)?;
+                let requests = http2::requests(&warm, self.seconds);
+                observe(lane, work, || http2::load(lane.addr, requests))
+            }
+            Task::Idle(traffic) => {
+                *lane = self.lane(lane.peer, work)?;
+                let before = lane.cost.pss_bytes();
+                let mut streams = Vec::new();
+                let mut turn =
+                    observe(lane, work, || Ok(self.hold(lane.addr, traffic, &mut streams)))?;
+                let grown = lane.cost.pss_bytes().saturating_sub(before);
+                turn.figures = vec![grown as f64 / turn.units];
+                Ok(turn)
+            }
+            Task::Start => {
+                *lane = self.lane(lane.peer, work)?;
+                let mut turn = observe(lane, work, || {
+                    std::thread::sleep(Duration::from_secs_f64(self.seconds));
+                    Ok(Tally { units: 1, seconds: self.seconds, ..Tally::default() })
+                })?;
+                let start_time = lane.running.as_ref().map_or(Duration::ZERO, |it| it.start_time);
+                let memory = lane.cost.pss_bytes() as f64 / f64::from(1 << 20);
+                turn.figures = vec![start_time.as_secs_f64() * 1e3, memory];
+                Ok(turn)
+            }
         }
     }
 
-    /// What the proxy's processes spend while some load runs.
-    fn cost(
-        &self,
-        lane: &Lane,
-        work: &Work,
-        run: impl FnOnce() -> Result<Tally, String>,
-    ) -> Result<Turn, String> {
-        let foreign = Foreign::begin();
-        let before = lane.cost.cpu_seconds();
-        let tally = run()?;
-        let cpu = lane.cost.cpu_seconds() - before;
-        let units = tally.units as f64 / work.unit.size;
-        let figures = vec![cpu * work.unit.times / units, units / tally.seconds];
-        let Tally { errors, error, .. } = tally;
-        Ok(Turn { units, errors, error, foreign: foreign.share(), tries: 1, figures })
+    fn traffic(&self, lane: &Lane, work: &Work, traffic: &Traffic) -> Result<Turn, String> {
+        let mut load = Load::connect(lane.addr, traffic).map_err(|error| error.to_string())?;
+        load.run(Duration::from_secs_f64(self.seconds * WARM_UP));
+        let seconds = Duration::from_secs_f64(self.seconds);
+        observe(lane, work, || Ok(load.run(seconds)))
     }
+
+    /// Opens connections that stay, each after one exchange, one after the other.
+    fn hold(&self, addr: SocketAddr, traffic: &Traffic, streams: &mut Vec<TcpStream>) -> Tally {
+        let mut tally = Tally::default();
+        let began = Instant::now();
+        for _ in 0..traffic.connections.min(self.most_idle) {
+            let stream = load::open(addr, traffic).and_then(|mut stream| {
+                load::exchange(&mut stream, &traffic.request, traffic.response)?;
+                Ok(stream)
+            });
+            match stream {
+                Ok(stream) => streams.push(stream),
+                Err(error) => {
+                    tally.errors += 1;
+                    tally.error = Some(error.to_string());
+                    break;
+                }
+            }
+        }
+        tally.units = streams.len() as u64;
+        tally.seconds = began.elapsed().as_secs_f64();
+        tally
+    }
+}
+
+/// What the proxy's processes spend while some load runs, and what the load sees.
+fn observe(
+    lane: &Lane,
+    work: &Work,
+    run: impl FnOnce() -> Result<Tally, String>,
+) -> Result<Turn, String> {
+    let foreign = Foreign::begin();
+    let before = lane.cost.cpu_seconds();
+    let mut tally = run()?;
+    let cpu = lane.cost.cpu_seconds() - before;
+    let units = tally.units as f64 / work.unit.size;
+    tally.latencies.sort_unstable();
+    let figure = |figure: &Figure| match figure {
+        Figure::Cpu => cpu * work.unit.times / units,
+        Figure::Rate => units / tally.seconds,
+        Figure::P50 => tally.latency_us(0.5),
+        Figure::P99 => tally.latency_us(0.99),
+        Figure::P999 => tally.latency_us(0.999),
+        // Told by who knows them.
+        Figure::MemoryPerConnection | Figure::StartTime | Figure::MemoryAtRest => f64::NAN,
+    };
+    let figures = work.figures.iter().map(figure).collect();
+    let Tally { errors, error, .. } = tally;
+    Ok(Turn { units, errors, error, foreign: foreign.share(), tries: 1, figures })
 }
 
 impl Lane {
@@ -116,7 +204,10 @@ impl Lane {
     fn until_it_answers(&mut self, work: &Work) -> Result<(), String> {
         let began = Instant::now();
         let ask = || match work.mode {
-            Mode::Http => load::once(self.addr, &http::small_request(), Response::Http),
+            Mode::Http => {
+                let answer = Response::Http(http::SMALL_BODY.len());
+                load::once(self.addr, &http::small_request(), answer)
+            }
             Mode::Tcp if work.service == Service::Echo => {
                 load::once(self.addr, b"?", Response::Bytes(1))
             }

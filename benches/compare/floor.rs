@@ -114,18 +114,25 @@ impl Floor {
             count
         } else {
             let mut buffer = std::mem::take(&mut self.buffer);
-            let count = now(self.side(name).socket.read(&mut buffer))?;
-            let bytes = &buffer[..count.unwrap_or(0)];
-            let sent = if bytes.is_empty() { 0 } else { self.send(name ^ 1, bytes)? };
-            self.side(name).copied.extend_from_slice(&bytes[sent..]);
+            let result = self.copy(name, &mut buffer);
             self.buffer = buffer;
-            count
+            result?
         };
         if count == Some(0) {
             self.side(name).has_ended = true;
             self.side(name ^ 1).socket.shutdown(Shutdown::Write)?;
         }
         if self.pipes.is_some() { self.write(name) } else { Ok(()) }
+    }
+
+    fn copy(&mut self, name: usize, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let count = now(self.side(name).socket.read(buffer))?;
+        let bytes = &buffer[..count.unwrap_or(0)];
+        if !bytes.is_empty() {
+            let sent = self.send(name ^ 1, bytes)?;
+            self.side(name).copied.extend_from_slice(&bytes[sent..]);
+        }
+        Ok(count)
     }
 
     /// Writes what had come from `name`.

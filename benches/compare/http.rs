@@ -5,6 +5,9 @@ use std::sync::LazyLock;
 
 use super::application::LARGE_BYTES;
 
+/// The body of what isn't large.
+pub(super) const SMALL_BODY: &[u8] = b"Hello, world!";
+
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 
 /// Reads one message after the other, however the bytes are cut. Bodies have a Content-Length.
@@ -14,6 +17,7 @@ pub(super) struct Message {
     head: Vec<u8>,
     kind: Kind,
     is_in_body: bool,
+    body_bytes: usize,
     body_bytes_left: usize,
 }
 
@@ -45,7 +49,8 @@ impl Message {
                 return Ok((bytes.len(), false));
             };
             let end = end + END_OF_HEAD.len();
-            (self.kind, self.body_bytes_left) = read_head(&all[..end])?;
+            (self.kind, self.body_bytes) = read_head(&all[..end])?;
+            self.body_bytes_left = self.body_bytes;
             taken = end - before;
             self.head.clear();
             self.is_in_body = true;
@@ -54,6 +59,11 @@ impl Message {
         self.body_bytes_left -= body;
         self.is_in_body = self.body_bytes_left > 0;
         Ok((taken + body, !self.is_in_body))
+    }
+
+    /// How long the body of the last message is.
+    pub(super) fn body_bytes(&self) -> usize {
+        self.body_bytes
     }
 
     pub(super) fn is_upgrade(&self) -> bool {
@@ -118,13 +128,15 @@ fn request(line: &str, fields: &str) -> Vec<u8> {
 
 /// What the application answers.
 pub(super) fn response(request: &Message) -> &'static [u8] {
-    static SMALL: LazyLock<Vec<u8>> = LazyLock::new(|| ok(b"Hello, world!"));
+    static SMALL: LazyLock<Vec<u8>> = LazyLock::new(|| ok(SMALL_BODY));
     static LARGE: LazyLock<Vec<u8>> = LazyLock::new(|| ok(&[b'x'; LARGE_BYTES]));
     match request.kind {
         Kind::Small => &SMALL,
         Kind::Large => &LARGE,
-        Kind::Upgrade => b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
-            Upgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+        Kind::Upgrade => {
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+            Upgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+        }
     }
 }
 

@@ -10,10 +10,15 @@ use std::time::{Duration, Instant};
 use super::load::Tally;
 use super::peers::{find, free_port};
 use super::process::Process;
-use super::works::{HTTP2_CONNECTIONS, HTTP2_STREAMS};
 
 /// It starts at once.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+const CONNECTIONS: usize = 16;
+const STREAMS: usize = 32;
+
+/// Requests under way at the same time.
+pub(super) const AT_ONCE: usize = CONNECTIONS * STREAMS;
 
 /// What is asked for.
 const FILE: &str = "small";
@@ -26,14 +31,16 @@ pub(super) struct Server {
 impl Server {
     /// Serves one small file.
     pub(super) fn start(core: usize, directory: &Path) -> Result<Self, String> {
-        let program = find("nghttpd").ok_or("nghttpd is not installed: `make compare` installs it")?;
+        let program =
+            find("nghttpd").ok_or("nghttpd is not installed: `make compare` installs it")?;
         let text = |error: io::Error| format!("nghttpd: {error}");
         let port = free_port();
         fs::write(directory.join(FILE), "Hello, world!").map_err(text)?;
         let mut command = Command::new(program);
         command.args(["--no-tls", "--address=127.0.0.1", "--max-concurrent-streams=1024", "-d"]);
         command.arg(directory).arg(port.to_string());
-        let process = Process::start(command, core, &directory.join("nghttpd.log")).map_err(text)?;
+        let process =
+            Process::start(command, core, &directory.join("nghttpd.log")).map_err(text)?;
         let began = Instant::now();
         while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
             if began.elapsed() > PATIENCE {
@@ -45,30 +52,32 @@ impl Server {
     }
 }
 
-/// Asks as much as can be answered, for so long.
-pub(super) fn load(addr: SocketAddr, seconds: f64) -> Result<Tally, String> {
-    let milliseconds = (seconds * 1e3).ceil();
-    run(addr, &[format!("--duration={milliseconds}ms"), "--warm-up-time=0".to_owned()])
+/// So many requests, as fast as they are answered. A number and no time, because what is cut off at the
+/// end of a time is reset, and servers, nghttpd too, hang up on a peer that resets a lot (CVE-2023-44487).
+pub(super) fn load(addr: SocketAddr, requests: usize) -> Result<Tally, String> {
+    let program = find("h2load").ok_or("h2load is not installed: `make compare` installs it")?;
+    let mut command = Command::new(program);
+    if requests >= AT_ONCE {
+        command.args(["-c", &CONNECTIONS.to_string(), "-m", &STREAMS.to_string()]);
+    }
+    command.args(["-n", &requests.to_string()]).arg(format!("http://{addr}/{FILE}"));
+    let began = Instant::now();
+    let output = command.output().map_err(|error| format!("h2load: {error}"))?;
+    let seconds = began.elapsed().as_secs_f64();
+    let text = String::from_utf8_lossy(&output.stdout);
+    read(&text, seconds).ok_or_else(|| format!("h2load says nothing of requests: {text}"))
+}
+
+/// How many such requests take so many seconds, all streams alike, after what others took.
+pub(super) fn requests(tally: &Tally, seconds: f64) -> usize {
+    let laps = tally.units as f64 / tally.seconds * seconds / AT_ONCE as f64;
+    AT_ONCE * (laps.ceil() as usize).max(1)
 }
 
 /// One answer.
 pub(super) fn once(addr: SocketAddr) -> io::Result<()> {
-    let tally = run(addr, &["--requests=1".to_owned()]).map_err(io::Error::other)?;
+    let tally = load(addr, 1).map_err(io::Error::other)?;
     if tally.units == 1 && tally.errors == 0 { Ok(()) } else { Err(io::Error::other("no answer")) }
-}
-
-fn run(addr: SocketAddr, arguments: &[String]) -> Result<Tally, String> {
-    let program = find("h2load").ok_or("h2load is not installed: `make compare` installs it")?;
-    let mut command = Command::new(program);
-    if !arguments[0].starts_with("--requests") {
-        command.args(["-c", &HTTP2_CONNECTIONS.to_string(), "-m", &HTTP2_STREAMS.to_string()]);
-    }
-    let began = Instant::now();
-    let output = command.args(arguments).arg(format!("http://{addr}/{FILE}")).output();
-    let seconds = began.elapsed().as_secs_f64();
-    let output = output.map_err(|error| format!("h2load: {error}"))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    read(&text, seconds).ok_or_else(|| format!("h2load says nothing of requests: {text}"))
 }
 
 /// From `requests: 10 total, 10 started, 10 done, 10 succeeded, 0 failed, 0 errored, 0 timeout`, and

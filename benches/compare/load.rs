@@ -30,7 +30,8 @@ pub(super) struct Traffic {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Response {
     Bytes(usize),
-    Http,
+    /// With the body of that length.
+    Http(usize),
     /// Never; its bytes are counted.
     Endless,
     /// Never, while the request is sent again and again; each byte acknowledges a block of it.
@@ -60,6 +61,15 @@ pub(super) struct Tally {
     pub(super) seconds: f64,
     /// With an open pace: from when each request was due to its answer.
     pub(super) latencies: Vec<Duration>,
+}
+
+impl Tally {
+    /// Below this stands such a part of the latencies, which are sorted; in microseconds.
+    pub(super) fn latency_us(&self, part: f64) -> f64 {
+        let last = self.latencies.len().saturating_sub(1);
+        let latency = self.latencies.get((last as f64 * part).round() as usize);
+        latency.map_or(f64::NAN, |latency| latency.as_secs_f64() * 1e6)
+    }
 }
 
 struct Client {
@@ -115,14 +125,16 @@ impl<'a> Load<'a> {
         Ok(load)
     }
 
-    /// Goes on for so long, and says what happened in this time.
+    /// Goes on for so long, or until anything is done, and says what happened in this time.
     pub(super) fn run(&mut self, duration: Duration) -> Tally {
         let began = Instant::now();
-        let end = began + duration;
         self.next = began;
         self.tally = Tally::default();
         loop {
             let now = Instant::now();
+            // A short turn that ends before the first answer would tell nothing.
+            let wanted = if self.tally.units == 0 { PATIENCE } else { duration };
+            let end = began + duration.max(wanted);
             if now >= end {
                 break;
             }
@@ -179,7 +191,7 @@ impl<'a> Load<'a> {
         let client = &mut self.clients[index];
         client.awaited = match self.traffic.response {
             Response::Bytes(count) => Awaited::Bytes(count),
-            Response::Http => Awaited::Http(http::Message::default()),
+            Response::Http(_) => Awaited::Http(http::Message::default()),
             Response::Endless => Awaited::Endless(1),
             Response::Acknowledgements => Awaited::Endless(SINK_BLOCK_BYTES),
         };
@@ -232,6 +244,9 @@ impl<'a> Load<'a> {
                 if taken < count {
                     return Err(too_much());
                 }
+                if is_whole {
+                    check(message, self.traffic.response)?;
+                }
                 is_whole
             }
         };
@@ -280,7 +295,7 @@ pub(super) fn open(addr: SocketAddr, traffic: &Traffic) -> io::Result<TcpStream>
     let mut stream = TcpStream::connect(addr)?;
     stream.set_nodelay(true)?;
     if let Some(greeting) = &traffic.greeting {
-        exchange(&mut stream, greeting, Response::Http)?;
+        exchange(&mut stream, greeting, Response::Http(0))?;
     }
     Ok(stream)
 }
@@ -291,7 +306,11 @@ pub(super) fn once(addr: SocketAddr, request: &[u8], response: Response) -> io::
 }
 
 /// Asks once, and waits for the whole of the answer.
-pub(super) fn exchange(stream: &mut TcpStream, request: &[u8], response: Response) -> io::Result<()> {
+pub(super) fn exchange(
+    stream: &mut TcpStream,
+    request: &[u8],
+    response: Response,
+) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(request)?;
     let mut buffer = vec![0; 4096];
@@ -304,12 +323,23 @@ pub(super) fn exchange(stream: &mut TcpStream, request: &[u8], response: Respons
         bytes += count;
         let is_whole = match response {
             Response::Bytes(wanted) => bytes >= wanted,
-            Response::Http => message.take(&buffer[..count])?.1,
+            Response::Http(_) => message.take(&buffer[..count])?.1,
             Response::Endless | Response::Acknowledgements => true,
         };
         if is_whole {
-            return Ok(());
+            return check(&message, response);
         }
+    }
+}
+
+/// Whether the answer is the application's: some proxies have answers of their own.
+fn check(message: &http::Message, wanted: Response) -> io::Result<()> {
+    match wanted {
+        Response::Http(bytes) if bytes != message.body_bytes() => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a body of {} bytes in place of {bytes}", message.body_bytes()),
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -4,6 +4,8 @@
 
 #![expect(
     clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     reason = "a bench counts to billions, not to 2^53"
 )]
 #![expect(
@@ -35,21 +37,25 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use clap::Parser;
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use bench::Bench;
 use options::{Options, Part};
 use peers::{PEERS, Peer};
 use results::Results;
-use works::Work;
+use works::{Task, Work};
 
 /// What `--brief` gives a turn: enough for some units of everything.
 const BRIEF_SECONDS: f64 = 0.05;
+const BRIEF_IDLE: usize = 50;
 
 fn main() -> Result<ExitCode, String> {
     let options = Options::parse();
     let text = |error: std::io::Error| error.to_string();
     match options.part {
-        Some(Part::Application) => return application::run().map(|()| ExitCode::SUCCESS).map_err(text),
+        Some(Part::Application) => {
+            return application::run().map(|()| ExitCode::SUCCESS).map_err(text);
+        }
         Some(Part::Floor { listen, upstream, splice }) => {
             return floor::run(listen, upstream, splice).map(|()| ExitCode::SUCCESS).map_err(text);
         }
@@ -74,8 +80,14 @@ fn main() -> Result<ExitCode, String> {
 }
 
 fn run(options: &Options, works: Vec<Work>, peers: &[&'static Peer]) -> Result<Results, String> {
-    let (rounds, seconds) =
-        if options.brief { (1, BRIEF_SECONDS) } else { (options.rounds, options.seconds) };
+    let descriptors = all_descriptors();
+    let (rounds, seconds, most_idle, repeats) = if options.brief {
+        (1, BRIEF_SECONDS, BRIEF_IDLE, 0)
+    } else {
+        // In thousands, as one says it, and some left for other things than connections.
+        let most_idle = descriptors.saturating_sub(1000) / 2000 * 1000;
+        (options.rounds, options.seconds, most_idle, rounds::REPEATS)
+    };
     let directory = std::env::temp_dir().join(format!("ebbtide-compare-{}", std::process::id()));
     fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     let cores = cores(options)?;
@@ -88,15 +100,24 @@ fn run(options: &Options, works: Vec<Work>, peers: &[&'static Peer]) -> Result<R
         works: Vec::new(),
     };
     measure::on_core(cores[1], || {
-        let bench = Bench::new(cores, seconds, directory.clone());
+        let bench = Bench::new(cores, seconds, most_idle, directory.clone());
         for work in works {
             eprintln!("{}", work.title);
-            let rows = rounds::measure(&bench, &work, peers, rounds, !options.brief);
-            results.works.push((work, rows));
+            // The memory of one start says what those of the next ones say.
+            let rounds = if matches!(work.task, Task::Idle(_)) { rounds.min(2) } else { rounds };
+            results.works.push(rounds::measure(&bench, work, peers, rounds, repeats));
         }
     });
     fs::remove_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     Ok(results)
+}
+
+/// Takes as many descriptors as we may have, for us and what we start; how many that are.
+fn all_descriptors() -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit.clone()).expect("up to the hard limit");
+    limit.maximum.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX)
 }
 
 /// That of the proxy, and that of the rest.

@@ -140,6 +140,7 @@ pub(super) const PEERS: &[Peer] = &[
             "--entrypoints.main.address=127.0.0.1:@LISTEN@",
             "--providers.file.filename=@CONFIG@",
             "--providers.file.watch=false",
+            "--providers.providersthrottleduration=1ms",
             "--global.checknewversion=false",
             "--log.level=ERROR",
         ],
@@ -229,8 +230,10 @@ impl Peer {
     /// The file that sets it up, if it has one.
     fn configuration(&self, mode: Mode) -> Result<Option<PathBuf>, String> {
         let Some(folder) = self.files else { return Ok(None) };
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/compare/peers").join(folder);
-        let files = fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        let folder =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/compare/peers").join(folder);
+        let files =
+            fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let mut files = files.flatten().map(|file| file.path());
         let file = files.find(|path| path.file_stem().is_some_and(|stem| stem == mode.name()));
         file.map(Some).ok_or_else(|| format!("does no {}", mode.name()))

@@ -34,14 +34,16 @@ impl Poll {
 
     /// Waits for the next events; none, when the time is over.
     pub(super) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Vec<(usize, On)>> {
-        let timeout = timeout.map(|timeout| Timespec::try_from(timeout).expect("seconds, not ages"));
+        let timeout =
+            timeout.map(|timeout| Timespec::try_from(timeout).expect("seconds, not ages"));
         self.events.clear();
         let room = rustix::buffer::spare_capacity(&mut self.events);
         match epoll::wait(&self.epoll, room, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let name = |event: &epoll::Event| usize::try_from(event.data.u64()).expect("a name of ours");
+        let name =
+            |event: &epoll::Event| usize::try_from(event.data.u64()).expect("a name of ours");
         Ok(self.events.iter().map(|event| (name(event), event.flags)).collect())
     }
 }

@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 
 use super::machine::Machine;
 use super::peers::{PEERS, Peer, Role};
-use super::rounds::Row;
-use super::works::Work;
+use super::rounds::{Measured, Row};
 
 /// All of a run.
 pub(super) struct Results {
@@ -19,7 +18,7 @@ pub(super) struct Results {
     pub(super) seconds: f64,
     /// Those that were asked for, with their versions.
     pub(super) peers: Vec<(&'static Peer, Option<String>)>,
-    pub(super) works: Vec<(Work, Vec<Row>)>,
+    pub(super) works: Vec<Measured>,
 }
 
 /// The middle of some figures, and how far they reach.
@@ -72,7 +71,7 @@ impl Results {
     /// What did not work although it should have: in words, empty if all is well.
     pub(super) fn failures(&self) -> Vec<String> {
         let mut failures = Vec::new();
-        for (work, rows) in &self.works {
+        for Measured { work, rows, .. } in &self.works {
             for row in rows {
                 let Ok(turns) = &row.turns else { continue };
                 for turn in turns {
@@ -89,7 +88,7 @@ impl Results {
 
     /// Everything, with the configuration files as they were.
     pub(super) fn json(&self) -> Value {
-        let works: Vec<Value> = self.works.iter().map(|(work, rows)| work_json(work, rows)).collect();
+        let works: Vec<Value> = self.works.iter().map(work_json).collect();
         let peers: Vec<Value> = self
             .peers
             .iter()
@@ -111,11 +110,10 @@ impl Results {
     }
 }
 
-fn work_json(work: &Work, rows: &[Row]) -> Value {
-    let figures = work.figures();
-    let named = |values: &[f64]| -> BTreeMap<&str, f64> {
-        figures.iter().map(|figure| figure.name).zip(values.iter().copied()).collect()
-    };
+fn work_json(Measured { work, note, rows }: &Measured) -> Value {
+    let names = || work.figures.iter().map(|figure| figure.name());
+    let named =
+        |values: &[f64]| -> BTreeMap<&str, f64> { names().zip(values.iter().copied()).collect() };
     let rows: Vec<Value> = rows
         .iter()
         .map(|row| match &row.turns {
@@ -138,16 +136,17 @@ fn work_json(work: &Work, rows: &[Row]) -> Value {
             }
         })
         .collect();
-    let titles: BTreeMap<&str, &str> =
-        figures.iter().map(|figure| (figure.name, figure.title.as_str())).collect();
-    json!({ "name": work.name, "title": work.title, "figures": titles, "peers": rows })
+    let titles = work.figures.iter().map(|figure| figure.title(work.unit));
+    let titles: BTreeMap<&str, String> = names().zip(titles).collect();
+    json!({ "name": work.name, "title": work.title, "note": note, "figures": titles, "peers": rows })
 }
 
 /// By their paths below `peers/`.
 fn configurations() -> BTreeMap<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/compare/peers");
     let folders = fs::read_dir(&root).into_iter().flatten().flatten();
-    let files = folders.flat_map(|folder| fs::read_dir(folder.path()).into_iter().flatten().flatten());
+    let files =
+        folders.flat_map(|folder| fs::read_dir(folder.path()).into_iter().flatten().flatten());
     let text = |path: &Path| {
         let name = path.strip_prefix(&root).ok()?.to_string_lossy().into_owned();
         Some((name, fs::read_to_string(path).ok()?))

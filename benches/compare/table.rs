@@ -2,37 +2,54 @@
 
 use super::peers::Role;
 use super::results::{Results, Spread, best_rival, ebbtide};
-use super::rounds::Row;
-use super::works::Work;
+use super::rounds::{Measured, Row};
+use super::works::Goals;
 
-/// Ebbtide's ratios at a glance, then all figures, work by work.
+/// Ebbtide at a glance, then all figures, work by work.
 pub(super) fn markdown(results: &Results) -> String {
     let mut text = summary(results);
-    for (work, rows) in &results.works {
-        text += &format!("\n### {}\n\n{}", work.title, figures(work, rows));
+    for measured in &results.works {
+        text += &format!("\n### {}\n\n{}", measured.work.title, figures(measured));
     }
     text
 }
 
 fn summary(results: &Results) -> String {
     let mut text = String::from(
-        "| work | best of HAProxy, nginx, Envoy | Ebbtide to it | at most | stretch |\n|---|---|---|---|---|\n",
+        "| work | figure | Ebbtide | best of HAProxy, nginx, Envoy | Ebbtide to it | wanted, stretch |\n\
+         |---|---|---|---|---|---|\n",
     );
-    for (work, rows) in &results.works {
-        let best = best_rival(rows);
-        let ratio = best.zip(ebbtide(rows)).and_then(|(best, ours)| ours.ratio(best));
-        let goals = work.goal.map(|goals| goals.map(|goal| goal.to_string())).unwrap_or_default();
-        let [goal, stretch] = goals;
-        let best = best.map_or("-", |row| row.peer.name);
-        let ratio = ratio.map_or_else(|| "-".to_owned(), |ratio| spread(ratio));
-        text += &format!("| {} | {best} | {ratio} | {goal} | {stretch} |\n", work.title);
+    for Measured { work, rows, .. } in &results.works {
+        let (ours, best) = (ebbtide(rows), best_rival(rows));
+        let median =
+            |row: &Row| row.figure(0).map_or("-".to_owned(), |spread| number(spread.median));
+        let best_text = best.map(|row| format!("{} {}", row.peer.name, median(row)));
+        let cells = [
+            work.title.to_owned(),
+            work.figures[0].title(work.unit),
+            ours.map_or("-".to_owned(), median),
+            best_text.unwrap_or("-".to_owned()),
+            best.zip(ours).and_then(|(best, ours)| ours.ratio(best)).map_or("-".to_owned(), spread),
+            match work.goals {
+                Goals::Ratio([goal, stretch]) => format!("{goal}, {stretch}"),
+                Goals::Value(goals) => {
+                    format!("{} itself, {}", number(goals[0]), number(goals[1]))
+                }
+            },
+        ];
+        text += &format!("| {} |\n", cells.join(" | "));
     }
     text
 }
 
-fn figures(work: &Work, rows: &[Row]) -> String {
-    let titles: Vec<String> = work.figures().into_iter().map(|figure| figure.title).collect();
-    let mut text = format!("| | {} | Ebbtide to it |\n|---|", titles.join(" | "));
+fn figures(Measured { work, note, rows }: &Measured) -> String {
+    let titles = work.figures.iter().map(|figure| figure.title(work.unit));
+    let titles: Vec<String> = titles.collect();
+    let mut text = String::new();
+    if !note.is_empty() {
+        text += &format!("{note}\n\n");
+    }
+    text += &format!("| | {} | Ebbtide to it |\n|---|", titles.join(" | "));
     text += &"---|".repeat(titles.len() + 1);
     text.push('\n');
     let ours = ebbtide(rows);

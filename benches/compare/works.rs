@@ -1,6 +1,6 @@
 //! What the peers have to do.
 
-use super::application::Service;
+use super::application::{LARGE_BYTES, Service};
 use super::http;
 use super::load::{Pace, Response, Traffic};
 use super::peers::Mode;
@@ -12,15 +12,32 @@ pub(super) struct Work {
     pub(super) service: Service,
     pub(super) task: Task,
     pub(super) unit: Unit,
-    /// What Ebbtide's ratio to the best of its rivals is to be at most, and the same for the bold.
-    pub(super) goal: Option<[f64; 2]>,
+    /// The first decides.
+    pub(super) figures: &'static [Figure],
+    /// What is wanted of Ebbtide, and what would be better still.
+    pub(super) goals: Goals,
 }
 
 pub(super) enum Task {
-    /// CPU time per unit of work, as much work as one core does.
+    /// CPU time per unit of work.
     Cost(Traffic),
     /// The same, done by h2load and nghttpd.
     Http2,
+    /// How long an answer takes, at a pace that is moderate for all.
+    Latency(Traffic),
+    /// Memory of connections that nothing moves on, each after one exchange.
+    Idle(Traffic),
+    /// How soon it takes connections, and its memory before any.
+    Start,
+}
+
+/// What Ebbtide is held against.
+#[derive(Clone, Copy)]
+pub(super) enum Goals {
+    /// The first figure, in parts of what the best rival has.
+    Ratio([f64; 2]),
+    /// The first figure itself.
+    Value([f64; 2]),
 }
 
 /// What is counted.
@@ -35,11 +52,47 @@ pub(super) struct Unit {
 }
 
 /// One column of the results.
-#[derive(Clone)]
-pub(super) struct Figure {
-    pub(super) name: &'static str,
-    pub(super) title: String,
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Figure {
+    Cpu,
+    Rate,
+    P50,
+    P99,
+    P999,
+    MemoryPerConnection,
+    StartTime,
+    MemoryAtRest,
 }
+
+impl Figure {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Figure::Cpu => "cpu",
+            Figure::Rate => "rate",
+            Figure::P50 => "p50",
+            Figure::P99 => "p99",
+            Figure::P999 => "p99.9",
+            Figure::MemoryPerConnection => "memoryPerConnection",
+            Figure::StartTime => "startTime",
+            Figure::MemoryAtRest => "memoryAtRest",
+        }
+    }
+
+    /// With its unit.
+    pub(super) fn title(self, unit: Unit) -> String {
+        match self {
+            Figure::Cpu => format!("CPU, {}/{}", unit.time, unit.name),
+            Figure::Rate => format!("{}/s on one core", unit.name),
+            Figure::P50 | Figure::P99 | Figure::P999 => format!("{}, µs", self.name()),
+            Figure::MemoryPerConnection => "PSS per connection, bytes".to_owned(),
+            Figure::StartTime => "start to accepting, ms".to_owned(),
+            Figure::MemoryAtRest => "PSS at rest, MiB".to_owned(),
+        }
+    }
+}
+
+const COST: &[Figure] = &[Figure::Cpu, Figure::Rate];
+const LATENCY: &[Figure] = &[Figure::P99, Figure::P50, Figure::P999, Figure::Cpu];
 
 const fn each(name: &'static str) -> Unit {
     Unit { name, size: 1.0, time: "µs", times: 1e6 }
@@ -53,20 +106,8 @@ const CONNECTIONS: usize = 64;
 /// Enough that the load is never waited for, where each has its own connection or a large body.
 const FEW_CONNECTIONS: usize = 16;
 
-/// HTTP/2 of h2load.
-pub(super) const HTTP2_CONNECTIONS: usize = 16;
-pub(super) const HTTP2_STREAMS: usize = 32;
-
-impl Work {
-    /// What is measured of it; the first decides.
-    pub(super) fn figures(&self) -> Vec<Figure> {
-        let Unit { name, time, .. } = self.unit;
-        vec![
-            Figure { name: "cpu", title: format!("CPU, {time}/{name}") },
-            Figure { name: "rate", title: format!("{name}/s on one core") },
-        ]
-    }
-}
+/// As many as descriptors allow; a proxy needs two for each.
+const IDLE_CONNECTIONS: usize = 10_000;
 
 pub(super) fn all() -> Vec<Work> {
     let echo = |pace, connections| Traffic {
@@ -76,13 +117,14 @@ pub(super) fn all() -> Vec<Work> {
         response: Response::Bytes(128),
         pace,
     };
-    let http = |request, pace, connections| Traffic {
+    let http = |request, body_bytes, pace, connections| Traffic {
         connections,
         greeting: None,
         request,
-        response: Response::Http,
+        response: Response::Http(body_bytes),
         pace,
     };
+    let small = http::SMALL_BODY.len();
     let bulk = |response, connections| Traffic {
         connections,
         greeting: None,
@@ -93,14 +135,45 @@ pub(super) fn all() -> Vec<Work> {
         response,
         pace: Pace::Closed,
     };
-    let cost = |name, title, mode, service, traffic, unit, goal| Work {
+    let cost = |name, title, mode, service, traffic, unit, goals| Work {
         name,
         title,
         mode,
         service,
         task: Task::Cost(traffic),
         unit,
-        goal: Some(goal),
+        figures: COST,
+        goals: Goals::Ratio(goals),
+    };
+    let latency = |name, title, mode, service, traffic, unit| Work {
+        name,
+        title,
+        mode,
+        service,
+        task: Task::Latency(traffic),
+        unit,
+        figures: LATENCY,
+        goals: Goals::Ratio([1.0, 0.95]),
+    };
+    let idle = |name, title, mode, service, traffic, goals| Work {
+        name,
+        title,
+        mode,
+        service,
+        task: Task::Idle(traffic),
+        unit: each("connection"),
+        figures: &[Figure::MemoryPerConnection],
+        goals: Goals::Value(goals),
+    };
+    let start = |name, title, mode, service| Work {
+        name,
+        title,
+        mode,
+        service,
+        task: Task::Start,
+        unit: each("start"),
+        figures: &[Figure::StartTime, Figure::MemoryAtRest],
+        goals: Goals::Value([20.0, 5.0]),
     };
     let (request, message) = (each("request"), each("message"));
     let connection = each("connection");
@@ -110,7 +183,7 @@ pub(super) fn all() -> Vec<Work> {
             "HTTP/1.1, small requests on kept connections",
             Mode::Http,
             Service::Http,
-            http(http::small_request(), Pace::Closed, CONNECTIONS),
+            http(http::small_request(), small, Pace::Closed, CONNECTIONS),
             request,
             [0.95, 0.88],
         ),
@@ -119,7 +192,7 @@ pub(super) fn all() -> Vec<Work> {
             "HTTP/1.1, responses of 64 KiB",
             Mode::Http,
             Service::Http,
-            http(http::large_response_request(), Pace::Closed, FEW_CONNECTIONS),
+            http(http::large_response_request(), LARGE_BYTES, Pace::Closed, FEW_CONNECTIONS),
             request,
             [1.0, 0.8],
         ),
@@ -128,7 +201,7 @@ pub(super) fn all() -> Vec<Work> {
             "HTTP/1.1, request bodies of 64 KiB",
             Mode::Http,
             Service::Http,
-            http(http::large_body_request(), Pace::Closed, FEW_CONNECTIONS),
+            http(http::large_body_request(), small, Pace::Closed, FEW_CONNECTIONS),
             request,
             [1.0, 0.8],
         ),
@@ -191,7 +264,7 @@ pub(super) fn all() -> Vec<Work> {
             "HTTP/1.1, a new connection for each request",
             Mode::Http,
             Service::Http,
-            http(http::small_request(), Pace::NewConnection, FEW_CONNECTIONS),
+            http(http::small_request(), small, Pace::NewConnection, FEW_CONNECTIONS),
             connection,
             [1.1, 0.95],
         ),
@@ -202,7 +275,66 @@ pub(super) fn all() -> Vec<Work> {
             service: Service::Http,
             task: Task::Http2,
             unit: request,
-            goal: Some([0.6, 0.4]),
+            figures: COST,
+            goals: Goals::Ratio([0.6, 0.4]),
         },
+        Work {
+            name: "websocket",
+            title: "WebSocket, 1,000 connections with 10 messages a second each",
+            mode: Mode::Http,
+            service: Service::Http,
+            task: Task::Cost(Traffic {
+                connections: 1000,
+                greeting: Some(http::upgrade_request()),
+                request: http::websocket_request().to_vec(),
+                response: Response::Bytes(http::websocket_response().len()),
+                pace: Pace::Open(10_000.0),
+            }),
+            unit: message,
+            figures: &[Figure::Cpu, Figure::P50, Figure::P99, Figure::P999],
+            goals: Goals::Ratio([0.95, 0.88]),
+        },
+        latency(
+            "http1-latency",
+            "HTTP/1.1, latency of small requests at 30 % of what the slowest does",
+            Mode::Http,
+            Service::Http,
+            http(http::small_request(), small, Pace::Closed, CONNECTIONS),
+            request,
+        ),
+        latency(
+            "tcp-latency",
+            "TCP, latency of echoes at 30 % of what the slowest does",
+            Mode::Tcp,
+            Service::Echo,
+            echo(Pace::Closed, CONNECTIONS),
+            message,
+        ),
+        idle(
+            "tcp-idle",
+            "TCP, memory of idle connections",
+            Mode::Tcp,
+            Service::Echo,
+            echo(Pace::Closed, IDLE_CONNECTIONS),
+            [1536.0, 768.0],
+        ),
+        idle(
+            "http1-idle",
+            "HTTP/1.1, memory of idle connections",
+            Mode::Http,
+            Service::Http,
+            http(http::small_request(), small, Pace::Closed, IDLE_CONNECTIONS),
+            [1536.0, 590.0],
+        ),
+        idle(
+            "websocket-idle",
+            "WebSocket, memory of idle connections",
+            Mode::Http,
+            Service::Http,
+            http(http::upgrade_request(), 0, Pace::Closed, IDLE_CONNECTIONS),
+            [1536.0, 768.0],
+        ),
+        start("tcp-start", "Start, as a TCP proxy", Mode::Tcp, Service::Echo),
+        start("http1-start", "Start, as an HTTP/1.1 proxy", Mode::Http, Service::Http),
     ]
 }
