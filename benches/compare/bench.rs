@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::application::{Application, Service};
+use super::application::{Application, SINK_BLOCK_BYTES, Service};
 use super::http;
 use super::http2;
 use super::load::{self, Load, Pace, Response, Tally, Traffic};
@@ -26,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) struct Bench {
     proxy_core: usize,
     seconds: f64,
-    /// As many idle connections as there are descriptors for.
-    pub(super) most_idle: usize,
+    /// More connections than this there are never at once.
+    pub(super) most_open: usize,
     directory: PathBuf,
     application: Application,
     http2: Result<http2::Server, String>,
@@ -60,13 +60,13 @@ impl Bench {
     pub(super) fn new(
         cores: [usize; 2],
         seconds: f64,
-        most_idle: usize,
+        most_open: usize,
         directory: PathBuf,
     ) -> Self {
         let [proxy_core, load_core] = cores;
         let application = measure::on_core(load_core, Application::start);
         let http2 = http2::Server::start(load_core, &directory);
-        Bench { proxy_core, seconds, most_idle, directory, application, http2 }
+        Bench { proxy_core, seconds, most_open, directory, application, http2 }
     }
 
     /// The peer at work before the right application, once it answers.
@@ -143,6 +143,8 @@ impl Bench {
     }
 
     fn traffic(&self, lane: &Lane, work: &Work, traffic: &Traffic) -> Result<Turn, String> {
+        let connections = traffic.connections.min(self.most_open);
+        let traffic = &Traffic { connections, ..traffic.clone() };
         let mut load = Load::connect(lane.addr, traffic).map_err(|error| error.to_string())?;
         load.run(Duration::from_secs_f64(self.seconds * WARM_UP));
         let seconds = Duration::from_secs_f64(self.seconds);
@@ -153,7 +155,7 @@ impl Bench {
     fn hold(&self, addr: SocketAddr, traffic: &Traffic, streams: &mut Vec<TcpStream>) -> Tally {
         let mut tally = Tally::default();
         let began = Instant::now();
-        for _ in 0..traffic.connections.min(self.most_idle) {
+        for _ in 0..traffic.connections.min(self.most_open) {
             let stream = load::open(addr, traffic).and_then(|mut stream| {
                 load::exchange(&mut stream, &traffic.request, traffic.response)?;
                 Ok(stream)
@@ -203,16 +205,16 @@ impl Lane {
     /// Some listen before they know what to do: asks until there is an answer.
     fn until_it_answers(&mut self, work: &Work) -> Result<(), String> {
         let began = Instant::now();
+        let block = vec![0; SINK_BLOCK_BYTES as usize];
+        let (request, response) = match (work.mode, work.service) {
+            (Mode::Tcp, Service::Source) => (Vec::new(), Response::Bytes(1)),
+            (Mode::Tcp, Service::Sink) => (block, Response::Bytes(1)),
+            (Mode::Tcp, _) => (vec![b'?'], Response::Bytes(1)),
+            _ => (http::small_request(), Response::Http(http::SMALL_BODY.len())),
+        };
         let ask = || match work.mode {
-            Mode::Http => {
-                let answer = Response::Http(http::SMALL_BODY.len());
-                load::once(self.addr, &http::small_request(), answer)
-            }
-            Mode::Tcp if work.service == Service::Echo => {
-                load::once(self.addr, b"?", Response::Bytes(1))
-            }
-            Mode::Tcp => Ok(()),
             Mode::Http2 => http2::once(self.addr),
+            _ => load::once(self.addr, &request, response),
         };
         while let Err(error) = ask() {
             let ended = self.running.as_mut().and_then(|running| running.process.ended());

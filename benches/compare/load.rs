@@ -15,6 +15,9 @@ const BUFFER_BYTES: usize = 256 * 1024;
 /// No answer of a proxy that works takes this long.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// After this one asks again: who had no route when the connection came may never find one for it.
+const IMPATIENCE: Duration = Duration::from_millis(200);
+
 /// What the clients do.
 #[derive(Clone)]
 pub(super) struct Traffic {
@@ -300,9 +303,9 @@ pub(super) fn open(addr: SocketAddr, traffic: &Traffic) -> io::Result<TcpStream>
     Ok(stream)
 }
 
-/// Asks once, on a connection of its own.
+/// Asks once, on a connection of its own, of one that perhaps has not begun to work.
 pub(super) fn once(addr: SocketAddr, request: &[u8], response: Response) -> io::Result<()> {
-    exchange(&mut TcpStream::connect(addr)?, request, response)
+    exchange_within(&mut TcpStream::connect(addr)?, request, response, IMPATIENCE)
 }
 
 /// Asks once, and waits for the whole of the answer.
@@ -311,7 +314,16 @@ pub(super) fn exchange(
     request: &[u8],
     response: Response,
 ) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    exchange_within(stream, request, response, PATIENCE)
+}
+
+fn exchange_within(
+    stream: &mut TcpStream,
+    request: &[u8],
+    response: Response,
+    timeout: Duration,
+) -> io::Result<()> {
+    stream.set_read_timeout(Some(timeout))?;
     stream.write_all(request)?;
     let mut buffer = vec![0; 4096];
     let (mut bytes, mut message) = (0, http::Message::default());

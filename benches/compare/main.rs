@@ -47,7 +47,7 @@ use works::{Task, Work};
 
 /// What `--brief` gives a turn: enough for some units of everything.
 const BRIEF_SECONDS: f64 = 0.05;
-const BRIEF_IDLE: usize = 50;
+const BRIEF_CONNECTIONS: usize = 50;
 
 fn main() -> Result<ExitCode, String> {
     let options = Options::parse();
@@ -81,12 +81,12 @@ fn main() -> Result<ExitCode, String> {
 
 fn run(options: &Options, works: Vec<Work>, peers: &[&'static Peer]) -> Result<Results, String> {
     let descriptors = all_descriptors();
-    let (rounds, seconds, most_idle, repeats) = if options.brief {
-        (1, BRIEF_SECONDS, BRIEF_IDLE, 0)
+    let (rounds, seconds, most_open, repeats) = if options.brief {
+        (1, BRIEF_SECONDS, BRIEF_CONNECTIONS, 0)
     } else {
         // In thousands, as one says it, and some left for other things than connections.
-        let most_idle = descriptors.saturating_sub(1000) / 2000 * 1000;
-        (options.rounds, options.seconds, most_idle, rounds::REPEATS)
+        let most_open = descriptors.saturating_sub(1000) / 2000 * 1000;
+        (options.rounds, options.seconds, most_open, rounds::REPEATS)
     };
     let directory = std::env::temp_dir().join(format!("ebbtide-compare-{}", std::process::id()));
     fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
@@ -100,11 +100,12 @@ fn run(options: &Options, works: Vec<Work>, peers: &[&'static Peer]) -> Result<R
         works: Vec::new(),
     };
     measure::on_core(cores[1], || {
-        let bench = Bench::new(cores, seconds, most_idle, directory.clone());
+        let bench = Bench::new(cores, seconds, most_open, directory.clone());
         for work in works {
             eprintln!("{}", work.title);
-            // The memory of one start says what those of the next ones say.
-            let rounds = if matches!(work.task, Task::Idle(_)) { rounds.min(2) } else { rounds };
+            // One start says of memory what the next ones say, whoever else is busy meanwhile.
+            let is_memory = matches!(work.task, Task::Idle(_));
+            let (rounds, repeats) = if is_memory { (rounds.min(2), 0) } else { (rounds, repeats) };
             results.works.push(rounds::measure(&bench, work, peers, rounds, repeats));
         }
     });

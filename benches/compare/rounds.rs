@@ -69,7 +69,7 @@ impl Course<'_> {
                 format!("{rate} {unit}s a second, on {} connections.", traffic.connections)
             }
             Task::Idle(traffic) => {
-                let count = traffic.connections.min(self.bench.most_idle);
+                let count = traffic.connections.min(self.bench.most_open);
                 format!("{} connections.", number(count as f64))
             }
             _ => String::new(),
