@@ -37,6 +37,15 @@ impl Machine {
     }
 }
 
+impl Machine {
+    pub(super) fn words(&self) -> String {
+        let Machine { processor, cores, memory_gib, kernel, load_average } = self;
+        format!(
+            "{cores} cores of {processor}, {memory_gib:.0} GiB, Linux {kernel}, load {load_average}"
+        )
+    }
+}
+
 /// How much of the machine others use.
 pub(super) struct Foreign {
     began: Instant,

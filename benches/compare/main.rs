@@ -8,6 +8,7 @@
     clippy::cast_sign_loss,
     reason = "a bench counts to billions, not to 2^53"
 )]
+#![expect(clippy::format_push_string, reason = "a page is written once")]
 #![expect(
     clippy::disallowed_methods,
     reason = "a bench is a program of its own, with a real clock"
@@ -15,9 +16,11 @@
 
 mod application;
 mod bench;
+mod chart;
 mod floor;
 mod http;
 mod http2;
+mod list;
 mod load;
 mod machine;
 #[path = "../measure/mod.rs"]
@@ -26,13 +29,14 @@ mod options;
 mod peers;
 mod poll;
 mod process;
+mod publish;
 mod results;
 mod rounds;
 mod table;
 mod works;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -51,6 +55,9 @@ const BRIEF_CONNECTIONS: usize = 50;
 
 fn main() -> Result<ExitCode, String> {
     let options = Options::parse();
+    if options.publish && options.brief {
+        return Err("--brief measures nothing that could be published".to_owned());
+    }
     let text = |error: std::io::Error| error.to_string();
     match options.part {
         Some(Part::Application) => {
@@ -61,21 +68,28 @@ fn main() -> Result<ExitCode, String> {
         }
         None => {}
     }
-    let works = chosen(works::all(), &options.only, |work| work.name)?;
+    let works = chosen(list::all(), &options.only, |work| work.name)?;
     let peers = chosen(PEERS.iter().collect(), &options.peers, |peer| peer.name)?;
     if options.list {
         let names: Vec<&str> = peers.iter().map(|peer| peer.name).collect();
         println!("peers: {}\n\nworks:", names.join(", "));
-        works.iter().for_each(|work| println!("  {:18} {}", work.name, work.title));
+        for work in works {
+            println!("  {:18} {}", work.name, work.title);
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let results = run(&options, works, &peers)?;
     let out = options.out.unwrap_or_else(|| root().join("target/compare"));
-    write(&results, &out).map_err(text)?;
+    publish::write(&results, &out).map_err(text)?;
+    if options.publish {
+        publish::publish(&results, &root()).map_err(text)?;
+    }
     println!("{}", table::markdown(&results));
     println!("All of it: {}", out.display());
     let failures = results.failures();
-    failures.iter().for_each(|failure| eprintln!("{failure}"));
+    for failure in &failures {
+        eprintln!("{failure}");
+    }
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -117,7 +131,7 @@ fn run(options: &Options, works: Vec<Work>, peers: &[&'static Peer]) -> Result<R
 fn all_descriptors() -> usize {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    setrlimit(Resource::Nofile, limit.clone()).expect("up to the hard limit");
+    setrlimit(Resource::Nofile, limit).expect("up to the hard limit");
     limit.maximum.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX)
 }
 
@@ -141,12 +155,6 @@ fn chosen<T>(all: Vec<T>, names: &[String], name: impl Fn(&T) -> &str) -> Result
     }
     let is_chosen = |one: &T| names.is_empty() || names.iter().any(|wanted| wanted == name(one));
     Ok(all.into_iter().filter(is_chosen).collect())
-}
-
-fn write(results: &Results, out: &Path) -> std::io::Result<()> {
-    fs::create_dir_all(out)?;
-    fs::write(out.join("results.json"), format!("{:#}\n", results.json()))?;
-    fs::write(out.join("results.md"), table::markdown(results))
 }
 
 fn root() -> PathBuf {

@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 /// Quiet machine, nothing else on it: a whole run takes about half an hour. A round during which others
 /// used much of the machine is measured again, at most twice, and says so in the results.
 #[derive(Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "they are flags")]
 #[command(name = "cargo bench --bench compare --", bin_name = "cargo bench --bench compare --")]
 pub(super) struct Options {
     /// One short turn of everything, to see that all of it works; its figures mean nothing. Fails if

@@ -36,7 +36,8 @@ impl Spread {
         figures.sort_by(f64::total_cmp);
         let middle = figures.len() / 2;
         let (&least, &most) = (figures.first()?, figures.last()?);
-        let low = if figures.len() % 2 == 0 { figures[middle - 1] } else { figures[middle] };
+        let low =
+            if figures.len().is_multiple_of(2) { figures[middle - 1] } else { figures[middle] };
         Some(Spread { median: f64::midpoint(low, figures[middle]), least, most })
     }
 }
@@ -84,6 +85,23 @@ impl Results {
             }
         }
         failures
+    }
+
+    /// When, on what and with which versions, in words.
+    pub(super) fn circumstances(&self) -> String {
+        let versions = self
+            .peers
+            .iter()
+            .filter_map(|(peer, version)| Some(format!("{} {}", peer.name, version.as_ref()?)));
+        let versions: Vec<String> = versions.collect();
+        format!(
+            "{}, {}: {} rounds of {} s. Versions: {}.\n",
+            self.date,
+            self.machine.words(),
+            self.rounds,
+            self.seconds,
+            versions.join(", ")
+        )
     }
 
     /// Everything, with the configuration files as they were.

@@ -66,7 +66,10 @@ impl Course<'_> {
                 let lanes: Vec<&Lane> = self.lanes.iter().flatten().collect();
                 self.rate = self.bench.moderate_rate(&lanes, traffic).unwrap_or(1.0);
                 let (rate, unit) = (number(self.rate), self.work.unit.name);
-                format!("{rate} {unit}s a second, on {} connections.", traffic.connections)
+                format!(
+                    "{rate} {unit}s a second, 30 % of what the slowest can do, on {} connections.",
+                    traffic.connections
+                )
             }
             Task::Idle(traffic) => {
                 let count = traffic.connections.min(self.bench.most_open);

@@ -64,7 +64,7 @@ fn figures(Measured { work, note, rows }: &Measured) -> String {
         let cells: Vec<String> = cells.collect();
         // What the application itself takes is nothing that a proxy is measured by.
         let ratio = ours.filter(|_| !matches!(row.peer.role, Role::Ebbtide | Role::Direct));
-        let ratio = ratio.and_then(|ours| ours.ratio(row)).map_or("".to_owned(), spread);
+        let ratio = ratio.and_then(|ours| ours.ratio(row)).map_or(String::new(), spread);
         text += &format!("| {name} | {} | {ratio} |\n", cells.join(" | "));
     }
     if !absent.is_empty() {

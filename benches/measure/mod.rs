@@ -37,11 +37,3 @@ pub fn cpu_seconds(pid: u32) -> f64 {
         .sum();
     nanoseconds as f64 / 1e9
 }
-
-/// Memory of a process, its share of what it has in common with others counted: PSS, in bytes.
-pub fn pss_bytes(pid: u32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let line = text.lines().find(|line| line.starts_with("Pss:"));
-    let kibibytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    kibibytes.unwrap_or_default() * 1024
-}
