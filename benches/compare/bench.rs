@@ -4,15 +4,19 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use super::application::{Application, SINK_BLOCK_BYTES, Service};
+use super::drain;
 use super::http;
 use super::http2;
+use super::leave::Leave;
 use super::load::{self, Load, Pace, Response, Tally, Traffic};
 use super::machine::Foreign;
 use super::measure;
 use super::peers::{Mode, Peer, Role, Running};
 use super::process::Tree;
-use super::works::{Figure, Task, Work};
+use super::works::{Drain, Figure, Task, Work};
 
 /// Part of a turn's time that goes before its measurement.
 const WARM_UP: f64 = 0.2;
@@ -77,14 +81,21 @@ impl Bench {
             _ => (self.application.port(work.service), Tree(self.application.pid())),
         };
         if peer.role == Role::Direct {
-            if matches!(work.task, Task::Idle(_) | Task::Start) {
+            if matches!(work.task, Task::Idle(_) | Task::Start | Task::Drain(_)) {
                 return Err("is no proxy".to_owned());
             }
             let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
             return Ok(Lane { peer, running: None, addr, cost: tree });
         }
         let directory = self.directory.join(work.name);
-        let running = peer.start(work.mode, port, self.proxy_core, &directory)?;
+        let grace = match work.task {
+            Task::Drain(_) if peer.leave == Leave::Never => {
+                return Err("has no drain".to_owned());
+            }
+            Task::Drain(Drain::Best) => Some(self.grace()),
+            _ => None,
+        };
+        let running = peer.start(work.mode, port, (self.proxy_core, &directory), grace)?;
         let (addr, cost) = (running.addr, running.process.cost());
         let mut lane = Lane { peer, running: Some(running), addr, cost };
         lane.until_it_answers(work)?;
@@ -128,6 +139,7 @@ impl Bench {
                 turn.figures = vec![grown as f64 / turn.units];
                 Ok(turn)
             }
+            Task::Drain(drain) => self.drain(lane, work, *drain),
             Task::Start => {
                 *lane = self.lane(lane.peer, work)?;
                 let mut turn = observe(lane, work, || {
@@ -140,6 +152,37 @@ impl Bench {
                 Ok(turn)
             }
         }
+    }
+
+    /// How long new connections are still taken in a drain, by those who can be told.
+    fn grace(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+
+    /// A drain of a fresh process under load, to its end.
+    fn drain(&self, lane: &mut Lane, work: &Work, drain: Drain) -> Result<Turn, String> {
+        *lane = self.lane(lane.peer, work)?;
+        let foreign = Foreign::begin();
+        let running = lane.running.as_mut().ok_or("is no process")?;
+        let leave = match drain {
+            Drain::Best => lane.peer.leave,
+            Drain::Terminate => Leave::Signal(Signal::TERM),
+        };
+        let begin = || leave.begin(&running.process, running.admin);
+        let counts = drain::run(running.addr, work.mode, self.grace(), begin);
+        let counts = counts.map_err(|error| error.to_string())?;
+        let last = Instant::now();
+        while running.process.ended().is_none() && last.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let end_time = last.elapsed().as_secs_f64();
+        let lost = [&counts.newcomers_lost, &counts.requests_lost, &counts.streams_cut];
+        let lost = lost.map(drain::Counts::value);
+        let mut figures = vec![lost.iter().sum()];
+        figures.extend(lost);
+        figures.push(end_time);
+        let units = drain::Counts::value(&counts.answered);
+        Ok(Turn { units, errors: 0, error: None, foreign: foreign.share(), tries: 1, figures })
     }
 
     fn traffic(&self, lane: &Lane, work: &Work, traffic: &Traffic) -> Result<Turn, String> {
@@ -194,7 +237,7 @@ fn observe(
         Figure::P99 => tally.latency_us(0.99),
         Figure::P999 => tally.latency_us(0.999),
         // Told by who knows them.
-        Figure::MemoryPerConnection | Figure::StartTime | Figure::MemoryAtRest => f64::NAN,
+        _ => f64::NAN,
     };
     let figures = work.figures.iter().map(figure).collect();
     let Tally { errors, error, .. } = tally;

@@ -4,7 +4,7 @@ use super::application::{LARGE_BYTES, Service};
 use super::http;
 use super::load::{Pace, Response, Traffic};
 use super::peers::Mode;
-use super::works::{Figure, Goals, Task, Unit, Work};
+use super::works::{Drain, Figure, Goals, Task, Unit, Work};
 
 /// What a proxy is set up for, and what is behind it.
 type Place = (Mode, Service);
@@ -30,7 +30,7 @@ const fn each(name: &'static str) -> Unit {
 }
 
 pub(super) fn all() -> Vec<Work> {
-    [http1(), tcp(), http2_and_websocket(), latency(), idle(), start()]
+    [http1(), tcp(), http2_and_websocket(), latency(), idle(), start(), drain()]
         .into_iter()
         .flatten()
         .collect()
@@ -149,6 +149,28 @@ fn start() -> Vec<Work> {
         ..cost(name, title, place, echo(0), each("start"))
     };
     works.map(start).into()
+}
+
+fn drain() -> Vec<Work> {
+    let works = [
+        ("http1-drain", "Drain of HTTP/1.1 and WebSocket, as each does it best", HTTP, Drain::Best),
+        ("http1-term", "SIGTERM with HTTP/1.1 and WebSocket", HTTP, Drain::Terminate),
+        ("tcp-drain", "Drain of TCP, as each does it best", ECHO, Drain::Best),
+        ("tcp-term", "SIGTERM with TCP", ECHO, Drain::Terminate),
+    ];
+    let drain = |(name, title, place, drain)| Work {
+        task: Task::Drain(drain),
+        figures: &[
+            Figure::Lost,
+            Figure::NewcomersLost,
+            Figure::RequestsLost,
+            Figure::StreamsCut,
+            Figure::EndTime,
+        ],
+        goals: Goals::Value([0.0, 0.0]),
+        ..cost(name, title, place, echo(0), each("client"))
+    };
+    works.map(drain).into()
 }
 
 fn cost(

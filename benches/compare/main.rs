@@ -17,9 +17,11 @@
 mod application;
 mod bench;
 mod chart;
+mod drain;
 mod floor;
 mod http;
 mod http2;
+mod leave;
 mod list;
 mod load;
 mod machine;
@@ -119,6 +121,7 @@ fn run(options: &Options, works: Vec<Work>, peers: &[&'static Peer]) -> Result<R
             eprintln!("{}", work.title);
             // One start says of memory what the next ones say, whoever else is busy meanwhile.
             let is_memory = matches!(work.task, Task::Idle(_));
+            let repeats = if matches!(work.task, Task::Drain(_)) { 0 } else { repeats };
             let (rounds, repeats) = if is_memory { (rounds.min(2), 0) } else { (rounds, repeats) };
             results.works.push(rounds::measure(&bench, work, peers, rounds, repeats));
         }

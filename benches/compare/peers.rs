@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
+use super::leave::Leave;
 use super::measure;
 use super::process::Process;
 
@@ -53,6 +56,10 @@ pub(super) struct Peer {
     /// `@CONFIG@`, `@LISTEN@`, `@UPSTREAM@` and `@PROTOCOL@` stand for what they are in a run.
     pub(super) arguments: &'static [&'static str],
     environment: &'static [(&'static str, &'static str)],
+    /// What else it is told for the drain that it does best, and how that is begun. `@GRACE@` is for how
+    /// long it still takes new connections, in milliseconds, `@GRACE_SECONDS@` the same in seconds.
+    drain_arguments: &'static [&'static str],
+    pub(super) leave: Leave,
     /// The folder below `peers/`, for those that have a file. A mode without a file they can't do.
     files: Option<&'static str>,
 }
@@ -85,6 +92,13 @@ pub(super) const PEERS: &[Peer] = &[
             "--control=127.0.0.1:0",
         ],
         environment: &[],
+        drain_arguments: &[
+            "--drain-delay=@GRACE@",
+            "--quiet-period=0",
+            "--settled-for=0",
+            "--settle-period=100ms",
+        ],
+        leave: Leave::Signal(Signal::TERM),
         files: None,
     },
     Peer {
@@ -94,6 +108,8 @@ pub(super) const PEERS: &[Peer] = &[
         version: &["-v"],
         arguments: &["-db", "-f", "@CONFIG@"],
         environment: &[],
+        drain_arguments: &[],
+        leave: Leave::Signal(Signal::USR1),
         files: Some("haproxy"),
     },
     Peer {
@@ -103,6 +119,8 @@ pub(super) const PEERS: &[Peer] = &[
         version: &["-v"],
         arguments: &["-db", "-f", "@CONFIG@"],
         environment: &[],
+        drain_arguments: &[],
+        leave: Leave::Signal(Signal::USR1),
         files: Some("haproxy"),
     },
     Peer {
@@ -112,6 +130,8 @@ pub(super) const PEERS: &[Peer] = &[
         version: &["-v"],
         arguments: &["-e", "stderr", "-c", "@CONFIG@"],
         environment: &[],
+        drain_arguments: &[],
+        leave: Leave::Signal(Signal::QUIT),
         files: Some("nginx"),
     },
     Peer {
@@ -129,6 +149,8 @@ pub(super) const PEERS: &[Peer] = &[
             "@CONFIG@",
         ],
         environment: &[],
+        drain_arguments: &["--drain-strategy", "immediate", "--drain-time-s", "@GRACE_SECONDS@"],
+        leave: Leave::Envoy,
         files: Some("envoy"),
     },
     Peer {
@@ -145,6 +167,11 @@ pub(super) const PEERS: &[Peer] = &[
             "--log.level=ERROR",
         ],
         environment: GO,
+        drain_arguments: &[
+            "--entrypoints.main.transport.lifecycle.requestacceptgracetimeout=@GRACE@",
+            "--entrypoints.main.transport.lifecycle.gracetimeout=25s",
+        ],
+        leave: Leave::Signal(Signal::TERM),
         files: Some("traefik"),
     },
     Peer {
@@ -154,6 +181,8 @@ pub(super) const PEERS: &[Peer] = &[
         version: &["version"],
         arguments: &["run", "--adapter", "caddyfile", "--config", "@CONFIG@"],
         environment: GO,
+        drain_arguments: &[],
+        leave: Leave::Signal(Signal::TERM),
         files: Some("caddy"),
     },
     Peer {
@@ -163,6 +192,8 @@ pub(super) const PEERS: &[Peer] = &[
         version: &[],
         arguments: &["floor", "127.0.0.1:@LISTEN@", "127.0.0.1:@UPSTREAM@"],
         environment: &[],
+        drain_arguments: &[],
+        leave: Leave::Never,
         files: None,
     },
     Peer {
@@ -172,6 +203,8 @@ pub(super) const PEERS: &[Peer] = &[
         version: &[],
         arguments: &["floor", "127.0.0.1:@LISTEN@", "127.0.0.1:@UPSTREAM@", "--splice"],
         environment: &[],
+        drain_arguments: &[],
+        leave: Leave::Never,
         files: None,
     },
     Peer {
@@ -181,6 +214,8 @@ pub(super) const PEERS: &[Peer] = &[
         version: &[],
         arguments: &[],
         environment: &[],
+        drain_arguments: &[],
+        leave: Leave::Never,
         files: None,
     },
 ];
@@ -189,6 +224,8 @@ pub(super) const PEERS: &[Peer] = &[
 pub(super) struct Running {
     pub(super) process: Process,
     pub(super) addr: SocketAddr,
+    /// Its administrators' port, if it has one.
+    pub(super) admin: u16,
     /// From its start to the first connection that it took.
     pub(super) start_time: Duration,
 }
@@ -239,14 +276,16 @@ impl Peer {
         file.map(Some).ok_or_else(|| format!("does no {}", mode.name()))
     }
 
-    /// Starts it before the application's port, in a directory of its own.
+    /// Starts it before the application's port, in a directory of its own. With a grace it is set up for
+    /// the drain that it does best.
     pub(super) fn start(
         &self,
         mode: Mode,
         upstream: u16,
-        core: usize,
-        directory: &Path,
+        place: (usize, &Path),
+        grace: Option<Duration>,
     ) -> Result<Running, String> {
+        let (core, directory) = place;
         if self.role == Role::Floor && mode != Mode::Tcp {
             return Err("knows bytes only".to_owned());
         }
@@ -260,8 +299,11 @@ impl Peer {
         let name = file.as_ref().and_then(|file| file.file_name()).unwrap_or_default();
         let config = directory.join(name);
         let protocol = if mode == Mode::Http { "http1" } else { mode.name() };
+        let milliseconds = grace.unwrap_or_default().as_millis();
         let fill = |text: &str| {
             text.replace("@LISTEN@", &listen.to_string())
+                .replace("@GRACE@", &format!("{}ms", milliseconds))
+                .replace("@GRACE_SECONDS@", &milliseconds.div_ceil(1000).to_string())
                 .replace("@ADMIN@", &admin.to_string())
                 .replace("@UPSTREAM@", &upstream.to_string())
                 .replace("@DIRECTORY@", &directory.to_string_lossy())
@@ -269,10 +311,18 @@ impl Peer {
                 .replace("@PROTOCOL@", protocol)
         };
         if let Some(file) = &file {
-            let template = fs::read_to_string(file).map_err(text)?;
+            let mut template = fs::read_to_string(file).map_err(text)?;
+            // Lines for the drain are there for it only.
+            template = if grace.is_some() {
+                template.replace("@DRAIN@", "")
+            } else {
+                let lines = template.lines().filter(|line| !line.starts_with("@DRAIN@"));
+                lines.flat_map(|line| [line, "\n"]).collect()
+            };
             fs::write(&config, fill(&template)).map_err(text)?;
         }
-        command.args(self.arguments.iter().map(|argument| fill(argument)));
+        let more = if grace.is_some() { self.drain_arguments } else { &[] };
+        command.args(self.arguments.iter().chain(more).map(|argument| fill(argument)));
         command.envs(self.environment.iter().copied()).current_dir(&directory);
         let log = directory.join("log");
         let began = Instant::now();
@@ -288,7 +338,7 @@ impl Peer {
             }
             std::thread::sleep(Duration::from_micros(200));
         }
-        Ok(Running { process, addr, start_time: began.elapsed() })
+        Ok(Running { process, addr, admin, start_time: began.elapsed() })
     }
 }
 

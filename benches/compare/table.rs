@@ -85,6 +85,7 @@ fn spread(spread: Spread) -> String {
 /// To three digits.
 pub(super) fn number(value: f64) -> String {
     match value.abs() {
+        size if size < 100.0 && value.fract() == 0.0 => format!("{value:.0}"),
         size if size >= 100.0 => {
             let digits = format!("{value:.0}");
             let mut grouped = String::new();

@@ -28,6 +28,17 @@ pub(super) enum Task {
     Idle(Traffic),
     /// How soon it takes connections, and its memory before any.
     Start,
+    /// What a drain loses.
+    Drain(Drain),
+}
+
+/// How it is begun.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Drain {
+    /// As the peer does it best, set up for it.
+    Best,
+    /// By SIGTERM, as a kubelet does, and with nothing set up.
+    Terminate,
 }
 
 /// What Ebbtide is held against.
@@ -61,6 +72,11 @@ pub(super) enum Figure {
     MemoryPerConnection,
     StartTime,
     MemoryAtRest,
+    Lost,
+    NewcomersLost,
+    RequestsLost,
+    StreamsCut,
+    EndTime,
 }
 
 impl Figure {
@@ -74,6 +90,11 @@ impl Figure {
             Figure::MemoryPerConnection => "memoryPerConnection",
             Figure::StartTime => "startTime",
             Figure::MemoryAtRest => "memoryAtRest",
+            Figure::Lost => "lost",
+            Figure::NewcomersLost => "newcomersLost",
+            Figure::RequestsLost => "requestsLost",
+            Figure::StreamsCut => "streamsCut",
+            Figure::EndTime => "endTime",
         }
     }
 
@@ -86,6 +107,11 @@ impl Figure {
             Figure::MemoryPerConnection => "PSS per connection, bytes".to_owned(),
             Figure::StartTime => "start to accepting, ms".to_owned(),
             Figure::MemoryAtRest => "PSS at rest, MiB".to_owned(),
+            Figure::Lost => "lost, all together".to_owned(),
+            Figure::NewcomersLost => "new connections lost".to_owned(),
+            Figure::RequestsLost => "requests lost on kept connections".to_owned(),
+            Figure::StreamsCut => "streams cut of 50".to_owned(),
+            Figure::EndTime => "last client to exit, s".to_owned(),
         }
     }
 }
