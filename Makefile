@@ -1,4 +1,4 @@
-# Two commands for people: `make demo` and `make test`.
+# Three commands for people: `make demo`, `make test` and `make compare`.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -9,7 +9,7 @@ TARGET := $(shell uname -m)-unknown-linux-gnu
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 STATIC_BIN := $(TARGET_DIR)/$(TARGET)/release/ebbtide
 
-.PHONY: demo test needs check static
+.PHONY: demo test compare needs check static
 
 # The main job, to look at, on embedded defaults.
 demo:
@@ -20,6 +20,7 @@ demo:
 test: needs check static
 	export EBBTIDE_BIN="$(STATIC_BIN)" EBBTIDE_STATIC_BIN="$(STATIC_BIN)"; \
 	export PATH="$(TARGET_DIR)/python/bin:$$PATH"; \
+	cargo bench --locked --profile dev --bench compare -- --brief >/dev/null; \
 	if cargo nextest --version >/dev/null 2>&1; then \
 	  cargo test --locked --doc; \
 	  cargo nextest run --locked --no-fail-fast; \
@@ -27,7 +28,13 @@ test: needs check static
 	  cargo test --locked --no-fail-fast; \
 	fi
 
-# The peers that the tests talk to.
+# Ebbtide beside other proxies: benches/README.md. For example COMPARE="--only tcp-echo --rounds 9", or
+# COMPARE=--help. The program that is measured is the static one, so the bench itself is built the quick way.
+compare: needs static
+	EBBTIDE_BIN="$(STATIC_BIN)" CARGO_PROFILE_BENCH_LTO=off CARGO_PROFILE_BENCH_CODEGEN_UNITS=16 \
+	  cargo bench --locked --bench compare -- $(COMPARE)
+
+# The peers that the tests talk to, and those that the benches compare with.
 needs:
 	tests/install.sh
 

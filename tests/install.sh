@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need, on Debian. Quick and silent when everything is there.
+# Installs what the tests and the benches need, on Debian. Quick and silent when everything is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -49,12 +49,13 @@ if [ "${#missing[@]}" -gt 0 ]; then
     apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null
 fi
 
-# Python's peers, in an environment of their own: Debian's Python takes no packages beside its own.
+# Python's peers, and the proxies that PyPI has, in an environment of their own: Debian's Python takes no
+# packages beside its own.
 python="${CARGO_TARGET_DIR:-target}/python"
-requirements="tests/requirements.txt"
-if ! cmp -s "$requirements" "$python/installed.txt"; then
-  echo "installing for the tests: $(grep -v '^#' "$requirements" | xargs)"
+requirements="$(cat tests/requirements.txt benches/compare/requirements.txt)"
+if [ "$requirements" != "$(cat "$python/installed.txt" 2>/dev/null)" ]; then
+  echo "installing for the tests: $(grep -v '^#' <<<"$requirements" | xargs)"
   python3 -m venv "$python"
-  "$python/bin/pip" install --quiet --requirement "$requirements" </dev/null
-  cp "$requirements" "$python/installed.txt"
+  "$python/bin/python3" -m pip install --quiet --requirement /dev/stdin <<<"$requirements"
+  echo "$requirements" >"$python/installed.txt"
 fi

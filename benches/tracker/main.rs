@@ -6,6 +6,8 @@
 #![expect(clippy::cast_precision_loss, reason = "a bench counts to millions, not to 2^53")]
 
 mod lane;
+#[path = "../measure/mod.rs"]
+mod measure;
 mod proxy;
 mod work;
 

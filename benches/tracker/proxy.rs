@@ -6,7 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use super::measure;
 
 /// Counts what runs outside the kernel, and says it at the end.
 const COUNTER: [&str; 4] =
@@ -26,13 +27,13 @@ pub(super) fn can_count() -> bool {
 
 impl Proxy {
     pub(super) fn start(app: SocketAddr, protocol: &str) -> Self {
-        Proxy::spawn(Command::new(program()), app, protocol)
+        Proxy::spawn(Command::new(measure::ebbtide()), app, protocol)
     }
 
     pub(super) fn start_counted(app: SocketAddr, protocol: &str) -> Self {
         let [counter, options @ ..] = COUNTER;
         let mut command = Command::new(counter);
-        command.args(options).arg(program());
+        command.args(options).arg(measure::ebbtide());
         Proxy::spawn(command, app, protocol)
     }
 
@@ -43,7 +44,8 @@ impl Proxy {
             .args(["--drain-delay", "0", "--settled-for", "0"])
             .args(["--upstream", &app.to_string(), "--protocol", protocol])
             .stderr(Stdio::piped());
-        let mut child = on_one_core(|| command.spawn().expect("the proxy starts"));
+        let mut child =
+            measure::on_core(measure::cores()[0], || command.spawn().expect("the proxy starts"));
         let mut log = BufReader::new(child.stderr.take().expect("a pipe")).lines();
         let addr = loop {
             let line = log.next().expect("a line").expect("text");
@@ -60,15 +62,7 @@ impl Proxy {
 
     /// Time that the proxy's threads were on a processor.
     pub(super) fn cpu_seconds(&self) -> f64 {
-        let tasks =
-            std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a process");
-        let nanoseconds: u64 = tasks
-            .filter_map(|task| {
-                let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-                text.split(' ').next()?.parse::<u64>().ok()
-            })
-            .sum();
-        nanoseconds as f64 / 1e9
+        measure::cpu_seconds(self.child.id())
     }
 
     /// Ends it in order, and reads what was counted.
@@ -87,23 +81,6 @@ impl Drop for Proxy {
             self.child.wait().expect("a child of ours");
         }
     }
-}
-
-fn program() -> String {
-    let program = std::env::var("EBBTIDE_BIN");
-    program.unwrap_or_else(|_| env!("CARGO_BIN_EXE_ebbtide").to_owned())
-}
-
-/// What is started runs on one core, so that it does not pay for moving about.
-fn on_one_core<T>(start: impl FnOnce() -> T) -> T {
-    let cores = sched_getaffinity(None).expect("our cores");
-    let first = (0..CpuSet::MAX_CPU).find(|core| cores.is_set(*core)).expect("a core");
-    let mut one = CpuSet::new();
-    one.set(first);
-    sched_setaffinity(None, &one).expect("a core of ours");
-    let started = start();
-    sched_setaffinity(None, &cores).expect("our cores");
-    started
 }
 
 /// From valgrind's last words: `==123== I   refs:      40,100,471`.
