@@ -302,7 +302,7 @@ impl Peer {
         let milliseconds = grace.unwrap_or_default().as_millis();
         let fill = |text: &str| {
             text.replace("@LISTEN@", &listen.to_string())
-                .replace("@GRACE@", &format!("{}ms", milliseconds))
+                .replace("@GRACE@", &format!("{milliseconds}ms"))
                 .replace("@GRACE_SECONDS@", &milliseconds.div_ceil(1000).to_string())
                 .replace("@ADMIN@", &admin.to_string())
                 .replace("@UPSTREAM@", &upstream.to_string())
