@@ -16,6 +16,8 @@ const STREAM_BYTES: usize = 24 * 1024 * 1024;
 const MOST_ENDS: usize = 2 * 16;
 const KEPT_ENDS: usize = 2 * 4;
 
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
 /// Ends of pipes that a process has open.
 fn pipe_ends(pid: i32) -> usize {
     let fds = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process");
@@ -90,7 +92,6 @@ fn an_http_body_goes_through_a_pipe_and_the_next_exchange_is_seen() {
             }
         }
     });
-    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     let proxy = Ebbtide::proxy(&upstream.to_string(), &["--protocol", "http1"]);
     let before = pipe_ends(proxy.pid());
     let mut client = connect(proxy.addr());
