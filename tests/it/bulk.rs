@@ -105,6 +105,6 @@ fn an_http_body_goes_through_a_pipe_and_the_next_exchange_is_seen() {
         assert_eq!(read_head, head.as_bytes());
         assert!(*read_body == **body, "another body");
     }
-    proxy.until_metric("ebbtide_responses_total{class=\"2xx\"} 2");
+    proxy.until_metric("ebbtide_responses_total{status=\"2xx\"} 2");
     proxy.until("idle", |status| status["byClass"]["idle"] == 1);
 }
