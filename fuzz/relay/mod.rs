@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use ebbtide::net::Socket;
 use ebbtide::protocol::http1::{DrainOptions, Forwarding, Options};
-use ebbtide::protocol::{Class, Direction, Events, Tracker, Word};
+use ebbtide::protocol::{Class, Direction, Events, Surprise, Tracker, Word};
 use ebbtide::relay::{Control, End, IdleClose, IdleTimeouts, Manners, Observer, Order, Relay};
 use tokio::runtime::{Builder, Runtime};
 
@@ -293,8 +293,11 @@ impl Connection<'_> {
             }
         }
         let class = *self.watcher.class.lock().expect("no panic while it is held");
+        // Who has had the last answer, and our FIN, hears no more of an application that goes on unasked.
+        let is_over = class == Class::Opaque(Surprise::UnaskedResponse) && client.heard_end;
         if self.order <= Order::Drain
             && reads_all
+            && !is_over
             && matches!(class, Class::Opaque(_) | Class::Tcp | Class::Upgraded)
         {
             let arrived = self.arrived(Direction::FromUpstream);
