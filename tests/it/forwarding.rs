@@ -91,6 +91,22 @@ fn with_auto_a_first_request_whose_method_comes_cut_is_not_edited() {
     upstream.expect(odd("X-Forwarded-For: 127.0.0.1\r\n"));
 }
 
+/// Words of another protocol look like a request until their line ends, and are held so long; those
+/// of a server that speaks first never are.
+#[test]
+fn what_is_no_request_waits_for_no_head() {
+    let app = App::new();
+    let proxy = Ebbtide::proxy(&app.upstream(), &["--forward-client", "both"]);
+    for (greeting, words) in [("", "get key\r\n"), ("220 hello\r\n", "EHLO")] {
+        let mut client = Wire::connect(proxy.addr());
+        let mut upstream = app.accept();
+        upstream.send(greeting);
+        client.expect(greeting);
+        client.send(words);
+        upstream.expect(words);
+    }
+}
+
 #[test]
 fn a_head_that_comes_cut_is_edited_once() {
     let app = App::new();
