@@ -134,7 +134,7 @@ fn http2(from: Direction, says: &[u8], got: &[u8], other_got: &[u8]) -> Option<u
                 count += heard.len();
                 break;
             }
-            if from == Direction::FromUpstream && is_ours(heard) {
+            if from == Direction::FromUpstream && (is_ours(heard) || is_ours_cut(heard)) {
                 break;
             }
             let may_go = from == Direction::FromClient
@@ -164,6 +164,18 @@ fn is_ours(frame: &[u8]) -> bool {
         || frame == words::frame(6, 0, 0, &PING)
         || (frame.get(3) == Some(&3) && frame.ends_with(&[0, 0, 0, 7]))
         || (frame.get(3) == Some(&8) && words::stream(frame) == Some(0))
+}
+
+/// Whether a frame is the beginning of one of ours: a client that has vanished may have got no more.
+fn is_ours_cut(frame: &[u8]) -> bool {
+    let whole = [
+        words::frame(7, 0, 0, b"\0\0\0\0\0\0\0\0draining"),
+        words::frame(6, 0, 0, &PING),
+        words::frame(3, 0, 1, &[0, 0, 0, 7]),
+        words::frame(8, 0, 0, &[0, 0, 0, 0]),
+    ];
+    let rests = whole.iter().filter_map(|whole| whole.get(frame.len()..));
+    rests.filter(|rest| !rest.is_empty()).any(|rest| is_ours(&[frame, rest].concat()))
 }
 
 fn is_clamped(said: &[u8], heard: &[u8]) -> bool {
