@@ -2,13 +2,15 @@
 
 use ebbtide::protocol::Direction;
 
+use super::peer::Peer;
 use super::words::{self, PING, REASON};
 
-/// How many of the bytes of `says` have arrived as `got`. `None` if `got` holds anything else than
-/// those, without a gap and in their order, and the words of a farewell in their places.
-pub fn arrived(from: Direction, says: &[u8], got: &[u8], other_got: &[u8]) -> Option<usize> {
+/// How many of the bytes that `speaker` says have arrived at `hearer`. `None` if that got anything
+/// else than those, without a gap and in their order, and the words of a farewell in their places.
+pub fn arrived(from: Direction, speaker: &Peer, hearer: &Peer) -> Option<usize> {
+    let (says, got) = (&speaker.says, &hearer.got);
     let as_text = lines(from, says, got);
-    let as_frames = || http2(from, says, got, other_got);
+    let as_frames = || http2(from, says, got, speaker);
     as_text.or_else(|| websocket(from, says, got)).or_else(as_frames)
 }
 
@@ -114,7 +116,7 @@ fn end_together(mut bytes: &[u8]) -> bool {
 }
 
 /// HTTP/2: our own frames between two others, one that is clamped, and what is taken out.
-fn http2(from: Direction, says: &[u8], got: &[u8], other_got: &[u8]) -> Option<usize> {
+fn http2(from: Direction, says: &[u8], got: &[u8], speaker: &Peer) -> Option<usize> {
     let preface = match from {
         Direction::FromClient => 24,
         Direction::FromUpstream => 0,
@@ -122,8 +124,9 @@ fn http2(from: Direction, says: &[u8], got: &[u8], other_got: &[u8]) -> Option<u
     let same = says.get(..preface)? == got.get(..preface)?;
     let mut said = words::frames(&says[preface..]).peekable();
     let mut count = preface;
-    let has_last =
-        words::frames(other_got).any(|frame| is_goaway(frame) && last(frame) < u32::MAX >> 1);
+    // Who has vanished may have been told the last stream, and not have read it.
+    let is_last = |frame| is_goaway(frame) && last(frame) < u32::MAX >> 1;
+    let has_last = speaker.has_vanished() || words::frames(&speaker.got).any(is_last);
     for heard in words::frames(&got[preface..]) {
         loop {
             let next = said.peek().copied().unwrap_or_default();
@@ -134,7 +137,7 @@ fn http2(from: Direction, says: &[u8], got: &[u8], other_got: &[u8]) -> Option<u
                 count += heard.len();
                 break;
             }
-            if from == Direction::FromUpstream && is_ours(heard) {
+            if from == Direction::FromUpstream && (is_ours(heard) || is_ours_cut(heard)) {
                 break;
             }
             let may_go = from == Direction::FromClient
@@ -164,6 +167,18 @@ fn is_ours(frame: &[u8]) -> bool {
         || frame == words::frame(6, 0, 0, &PING)
         || (frame.get(3) == Some(&3) && frame.ends_with(&[0, 0, 0, 7]))
         || (frame.get(3) == Some(&8) && words::stream(frame) == Some(0))
+}
+
+/// Whether a frame is the beginning of one of ours: a client that has vanished may have got no more.
+fn is_ours_cut(frame: &[u8]) -> bool {
+    let whole = [
+        words::frame(7, 0, 0, b"\0\0\0\0\0\0\0\0draining"),
+        words::frame(6, 0, 0, &PING),
+        words::frame(3, 0, 1, &[0, 0, 0, 7]),
+        words::frame(8, 0, 0, &[0, 0, 0, 0]),
+    ];
+    let rests = whole.iter().filter_map(|whole| whole.get(frame.len()..));
+    rests.filter(|rest| !rest.is_empty()).any(|rest| is_ours(&[frame, rest].concat()))
 }
 
 fn is_clamped(said: &[u8], heard: &[u8]) -> bool {

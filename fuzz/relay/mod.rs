@@ -310,7 +310,7 @@ impl Connection<'_> {
             Direction::FromClient => (&self.client, &self.upstream),
             Direction::FromUpstream => (&self.upstream, &self.client),
         };
-        judge::arrived(direction, &from.says, &to.got, &from.got)
+        judge::arrived(direction, from, to)
     }
 
     /// Both peers read all, say what they still have to say, and end; then the relay has to.
@@ -360,7 +360,7 @@ impl Outcome<'_> {
                     "{direction:?}: bytes out are not bytes in"
                 );
             }
-            let arrived = judge::arrived(direction, &from.says, &to.got, &from.got);
+            let arrived = judge::arrived(direction, from, to);
             let Some(arrived) = arrived else {
                 panic!(
                     "{direction:?}: said {:?}, arrived {:?}",

@@ -94,7 +94,7 @@ impl Talk {
             }
             Kind::WebSocket => {
                 let direction = Direction::FromUpstream;
-                let read = judge::arrived(direction, &upstream.says, &client.got, &upstream.got);
+                let read = judge::arrived(direction, upstream, client);
                 if read.is_some_and(|read| read >= self.switched) {
                     client.say(&words::message(which, true));
                 }

@@ -214,6 +214,13 @@ mod tests {
         assert_eq!(outcome.last().class, Class::Http2 { open_streams: 0 });
     }
 
+    #[test]
+    fn silence_is_not_idleness() {
+        let outcome = play(&Script::new().drain().upstream("\0"));
+        assert_eq!(outcome.classes(), ["tcp", "tcp"]);
+        assert!(outcome.states[0].is_safe_point && !outcome.states[1].is_safe_point);
+    }
+
     /// gRPC's servers do not wait for the client's preface; they were taken for opaque ones.
     #[test]
     fn an_http2_server_may_speak_first() {

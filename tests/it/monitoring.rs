@@ -1,7 +1,6 @@
 //! What is under `deploy/monitoring/`: every metric and label in it is one that is really exported.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -106,17 +105,18 @@ fn exported() -> BTreeMap<String, Labels> {
     ]);
     let addr = controller.takes_reports();
     let url = format!("http://{addr}");
-    let proxy = Ebbtide::proxy(
-        &echo().to_string(),
-        &["--protocol", "http1", "--controller", &url, "--drain-delay", "20s"],
-    );
-    // Not understood.
-    let mut stream = connect(proxy.addr());
-    exchange(&mut stream, b"\0\x01\x02 no request at all\r\n\r\n");
-    proxy.until("opaque", |status| status["byClass"]["opaque"] == 1);
+    let proxy =
+        Ebbtide::proxy(&echo().to_string(), &["--controller", &url, "--drain-delay", "20s"]);
+    // What is no HTTP: unknown, TLS, and an answer before there was a request.
+    let streams =
+        [&b"\0\x01\x02 no request at all\r\n\r\n"[..], b"\x16\x03", b"hello"].map(|text| {
+            let mut stream = connect(proxy.addr());
+            exchange(&mut stream, text);
+            stream
+        });
+    proxy.until("opaque", |status| status["byClass"]["opaque"] == 3);
     proxy.post("/drain");
     proxy.until_phase("Draining");
-    let _ = stream.flush();
     let mut all = BTreeMap::new();
     let metrics = |addr| http::request(addr, "GET", "/metrics").expect("metrics").body;
     // The controller counts its services once a second.
@@ -128,6 +128,7 @@ fn exported() -> BTreeMap<String, Labels> {
     }
     take(&text, &mut all);
     take(&metrics(proxy.admin()), &mut all);
+    drop(streams);
     all
 }
 
