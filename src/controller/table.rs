@@ -34,6 +34,10 @@ pub(super) const FORGET_AFTER: Duration = Duration::from_secs(600);
 /// Forgotten targets whose going is still told to those who follow the changes.
 const MAX_GONE: usize = 4096;
 
+/// How long a full table is not looked through again for who may be forgotten: at 10,000 targets that takes ten times
+/// as long as a report, and strangers come by the thousand.
+const FULL_FOR: Duration = Duration::from_secs(1);
+
 /// Why a report was not stored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
@@ -96,6 +100,8 @@ pub(super) struct Table {
     begun: Version,
     version: Version,
     gone: VecDeque<(Version, TargetId)>,
+    /// Until when there is no room, as far as was seen.
+    full_until: Option<Instant>,
 }
 
 impl Table {
@@ -112,6 +118,7 @@ impl Table {
             begun,
             version: begun,
             gone: VecDeque::new(),
+            full_until: None,
         }
     }
 
@@ -215,6 +222,10 @@ impl Table {
         if self.targets.len() < self.rules.max_targets {
             return Ok(());
         }
+        let full = Refusal::Full { max_targets: self.rules.max_targets };
+        if self.full_until.is_some_and(|until| now < until) {
+            return Err(full);
+        }
         let gone = self
             .targets
             .iter()
@@ -226,7 +237,10 @@ impl Table {
                 self.forget(&id);
                 Ok(())
             }
-            None => Err(Refusal::Full { max_targets: self.rules.max_targets }),
+            None => {
+                self.full_until = Some(now + FULL_FOR);
+                Err(full)
+            }
         }
     }
 

@@ -333,6 +333,21 @@ async fn a_full_table_forgets_only_who_will_not_be_missed() {
 }
 
 #[tokio::test]
+async fn a_full_table_is_looked_through_once_a_second() {
+    let mut desk = Desk::new(1, None);
+    let full = Err(Refusal::Full { max_targets: 1 });
+    desk.store(&report("a", 1, "Draining"), SECOND).expect("room");
+    assert_eq!(desk.store(&report("b", 1, "Serving"), SECOND * 2), full);
+    let mut drained = report("a", 2, "Drained");
+    drained.drain_blocking_connections = 0;
+    desk.store(&drained, SECOND * 2).expect("newer");
+    desk.obey(SECOND * 2).await;
+    assert_eq!(desk.store(&report("b", 1, "Serving"), SECOND * 5 / 2), full);
+    desk.store(&report("b", 1, "Serving"), SECOND * 3).expect("a was deregistered");
+    assert_eq!(desk.names(SECOND * 3), "b");
+}
+
+#[tokio::test]
 async fn one_silent_target_is_deregistered_and_a_silent_service_is_not() {
     let mut desk = Desk::new(10, None);
     for name in ["web-0", "web-1", "web-2", "web-3"] {

@@ -1,7 +1,7 @@
 //! `ebbtide targets`: the fleet in a terminal.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -103,13 +103,35 @@ fn what_goes_wrong_says_what_to_do() {
 }
 
 /// What a report says must not reach the terminal as a command to it.
+/// Our controller takes no such word; this is somebody else's.
+fn careless_controller(list: String) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let addr = listener.local_addr().expect("its address");
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("a client");
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        while line != "\r\n" {
+            line.clear();
+            stream.read_line(&mut line).expect("a head");
+        }
+        let length = list.len();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+        stream.get_mut().write_all((head + &list).as_bytes()).expect("taken");
+    });
+    addr
+}
+
 #[test]
 fn a_terminal_is_told_nothing_by_reports() {
     let controller = Ebbtide::controller("127.0.0.1:0");
-    let url = format!("http://{}", controller.takes_reports());
-    report(&controller, "cart-0", "\u{1b}]0;evil\u{7}\u{9b}2J\r");
-    let (status, out, _) = run(&["targets", "--controller", &url]);
-    assert_eq!(status, Some(0));
+    report(&controller, "cart-0", "evil");
+    let list = http::request(controller.takes_reports(), "GET", "/v1/targets");
+    let mut list = list.expect("an answer").json();
+    list[0]["report"]["byClass"] = serde_json::json!({"\u{1b}]0;evil\u{7}\u{9b}2J\r": 2});
+    let url = format!("http://{}", careless_controller(list.to_string()));
+    let (status, out, error) = run(&["targets", "--controller", &url]);
+    assert_eq!(status, Some(0), "{error}");
     assert!(out.contains("]0;evil"), "{out}");
     assert!(!out.chars().any(|it| it.is_control() && it != '\n'), "{out:?}");
 }
