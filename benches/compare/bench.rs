@@ -182,7 +182,8 @@ impl Bench {
         figures.extend(lost);
         figures.push(end_time);
         let units = drain::Counts::value(&counts.answered);
-        Ok(Turn { units, errors: 0, error: None, foreign: foreign.share(), tries: 1, figures })
+        let error = counts.reasons();
+        Ok(Turn { units, errors: 0, error, foreign: foreign.share(), tries: 1, figures })
     }
 
     fn traffic(&self, lane: &Lane, work: &Work, traffic: &Traffic) -> Result<Turn, String> {
