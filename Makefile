@@ -16,11 +16,12 @@ demo:
 	cargo run --release -- demo
 
 # Everything that must hold before a change is merged. The tests run the static release build, as
-# users do.
+# users do. Every bench runs once, briefly, to see that it works.
 test: needs check static
 	export EBBTIDE_BIN="$(STATIC_BIN)" EBBTIDE_STATIC_BIN="$(STATIC_BIN)"; \
 	export PATH="$(TARGET_DIR)/python/bin:$$PATH"; \
-	cargo bench --locked --profile dev --bench compare -- --brief >/dev/null; \
+	cargo bench --locked --profile dev --bench compare --bench controller --bench tracker -- --brief \
+	  >/dev/null; \
 	if cargo nextest --version >/dev/null 2>&1; then \
 	  cargo test --locked --doc; \
 	  cargo nextest run --locked --no-fail-fast; \

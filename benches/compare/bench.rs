@@ -14,7 +14,7 @@ use super::leave::Leave;
 use super::load::{self, Load, Pace, Response, Tally, Traffic};
 use super::machine::Foreign;
 use super::measure;
-use super::peers::{Mode, Peer, Role, Running};
+use super::peers::{Mode, Out, Peer, Role, Running};
 use super::process::Tree;
 use super::works::{Drain, Figure, Task, Work};
 
@@ -34,7 +34,7 @@ pub(super) struct Bench {
     pub(super) most_open: usize,
     directory: PathBuf,
     application: Application,
-    http2: Result<http2::Server, String>,
+    http2: Result<http2::Server, Out>,
 }
 
 /// What one turn has shown.
@@ -74,7 +74,7 @@ impl Bench {
     }
 
     /// The peer at work before the right application, once it answers.
-    pub(super) fn lane(&self, peer: &'static Peer, work: &Work) -> Result<Lane, String> {
+    pub(super) fn lane(&self, peer: &'static Peer, work: &Work) -> Result<Lane, Out> {
         let (port, tree) = match (&work.task, &self.http2) {
             (Task::Http2, Ok(server)) => (server.port, server.process.cost()),
             (Task::Http2, Err(reason)) => return Err(reason.clone()),
@@ -82,7 +82,7 @@ impl Bench {
         };
         if peer.role == Role::Direct {
             if matches!(work.task, Task::Idle(_) | Task::Start | Task::Drain(_)) {
-                return Err("is no proxy".to_owned());
+                return Err(Out::Absent("is no proxy".to_owned()));
             }
             let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
             return Ok(Lane { peer, running: None, addr, cost: tree });
@@ -90,7 +90,7 @@ impl Bench {
         let directory = self.directory.join(work.name);
         let grace = match work.task {
             Task::Drain(_) if peer.leave == Leave::Never => {
-                return Err("has no drain".to_owned());
+                return Err(Out::Absent("has no drain".to_owned()));
             }
             Task::Drain(Drain::Best) => Some(self.grace()),
             _ => None,
@@ -116,7 +116,7 @@ impl Bench {
     }
 
     /// One turn of a peer.
-    pub(super) fn turn(&self, lane: &mut Lane, work: &Work, rate: f64) -> Result<Turn, String> {
+    pub(super) fn turn(&self, lane: &mut Lane, work: &Work, rate: f64) -> Result<Turn, Out> {
         match &work.task {
             Task::Cost(traffic) => self.traffic(lane, work, traffic),
             Task::Latency(traffic) => {
@@ -160,10 +160,10 @@ impl Bench {
     }
 
     /// A drain of a fresh process under load, to its end.
-    fn drain(&self, lane: &mut Lane, work: &Work, drain: Drain) -> Result<Turn, String> {
+    fn drain(&self, lane: &mut Lane, work: &Work, drain: Drain) -> Result<Turn, Out> {
         *lane = self.lane(lane.peer, work)?;
         let foreign = Foreign::begin();
-        let running = lane.running.as_mut().ok_or("is no process")?;
+        let running = lane.running.as_mut().ok_or_else(|| "is no process".to_owned())?;
         let leave = match drain {
             Drain::Best => lane.peer.leave,
             Drain::Terminate => Leave::Signal(Signal::TERM),
@@ -182,10 +182,11 @@ impl Bench {
         figures.extend(lost);
         figures.push(end_time);
         let units = drain::Counts::value(&counts.answered);
-        Ok(Turn { units, errors: 0, error: None, foreign: foreign.share(), tries: 1, figures })
+        let error = counts.reasons();
+        Ok(Turn { units, errors: 0, error, foreign: foreign.share(), tries: 1, figures })
     }
 
-    fn traffic(&self, lane: &Lane, work: &Work, traffic: &Traffic) -> Result<Turn, String> {
+    fn traffic(&self, lane: &Lane, work: &Work, traffic: &Traffic) -> Result<Turn, Out> {
         let connections = traffic.connections.min(self.most_open);
         let traffic = &Traffic { connections, ..traffic.clone() };
         let mut load = Load::connect(lane.addr, traffic).map_err(|error| error.to_string())?;
@@ -222,8 +223,8 @@ impl Bench {
 fn observe(
     lane: &Lane,
     work: &Work,
-    run: impl FnOnce() -> Result<Tally, String>,
-) -> Result<Turn, String> {
+    run: impl FnOnce() -> Result<Tally, Out>,
+) -> Result<Turn, Out> {
     let foreign = Foreign::begin();
     let before = lane.cost.cpu_seconds();
     let mut tally = run()?;
@@ -246,7 +247,7 @@ fn observe(
 
 impl Lane {
     /// Some listen before they know what to do: asks until there is an answer.
-    fn until_it_answers(&mut self, work: &Work) -> Result<(), String> {
+    fn until_it_answers(&mut self, work: &Work) -> Result<(), Out> {
         let began = Instant::now();
         let block = vec![0; SINK_BLOCK_BYTES as usize];
         let (request, response) = match (work.mode, work.service) {
@@ -263,7 +264,7 @@ impl Lane {
             let ended = self.running.as_mut().and_then(|running| running.process.ended());
             if ended.is_some() || began.elapsed() > PATIENCE {
                 let ended = ended.unwrap_or_default();
-                return Err(format!("gives no answer: {error} {ended}"));
+                return Err(format!("gives no answer: {error} {ended}").into());
             }
             std::thread::sleep(Duration::from_millis(2));
         }

@@ -47,7 +47,9 @@ pub(super) fn bars(works: &[&Measured]) -> String {
 
 /// One work's title, and a bar for each.
 fn group(body: &mut String, y: &mut f64, Measured { work, rows, .. }: &Measured) {
-    let shown = rows.iter().filter(|row| matches!(row.peer.role, Role::Ebbtide | Role::Rival));
+    let shown = rows
+        .iter()
+        .filter(|row| matches!(row.peer.role, Role::Ebbtide | Role::Variant | Role::Rival));
     let bars: Vec<_> = shown
         .filter_map(|row| Some((row.peer, row.figure(0)?.median)))
         .filter(|(_, value)| *value > 0.0)
@@ -61,7 +63,10 @@ fn group(body: &mut String, y: &mut f64, Measured { work, rows, .. }: &Measured)
     for (peer, value) in bars {
         let room = WIDTH - 2.0 * MARGIN - LABEL_WIDTH - VALUE_WIDTH;
         let width = room * (value / longest).min(1.0);
-        let class = if peer.role == Role::Ebbtide { "ebbtide" } else { "peer" };
+        let class = match peer.role {
+            Role::Ebbtide | Role::Variant => "ebbtide",
+            _ => "peer",
+        };
         let x = MARGIN + LABEL_WIDTH;
         // Beyond the end, and how far.
         let more = if value > longest { " »" } else { "" };

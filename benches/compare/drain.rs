@@ -3,10 +3,11 @@
 //! New connections come at a steady rate, others are kept and ask again and again, and streams go on for
 //! longer than anything else. Then the proxy is told to go.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,11 +37,27 @@ pub(super) struct Counts {
     /// Asked on a connection that was open as far as one could see, but no answer.
     pub(super) requests_lost: AtomicU64,
     pub(super) streams_cut: AtomicU64,
+    /// What was lost, and by which error, with how often.
+    reasons: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Counts {
     pub(super) fn value(counter: &AtomicU64) -> f64 {
         counter.load(Ordering::Relaxed) as f64
+    }
+
+    /// By what clients lost what they have lost.
+    pub(super) fn reasons(&self) -> Option<String> {
+        let reasons = self.reasons.lock().expect("no panic");
+        let reasons: Vec<String> =
+            reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
+
+    fn lose(&self, counter: &AtomicU64, what: &str, error: &io::Error) {
+        count(counter);
+        let mut reasons = self.reasons.lock().expect("no panic");
+        *reasons.entry(format!("{what}: {error}")).or_default() += 1;
     }
 }
 
@@ -112,7 +129,10 @@ async fn newcomer(course: Course, counts: Arc<Counts>) {
         Mode::Tcp => echo(&mut stream, b"?", b"?").await,
         _ => ask(&mut stream, &http::small_request()).await.map(|_| ()),
     };
-    count(if answer.is_ok() { &counts.answered } else { &counts.newcomers_lost });
+    match answer {
+        Ok(()) => count(&counts.answered),
+        Err(error) => counts.lose(&counts.newcomers_lost, "new connections", &error),
+    }
 }
 
 /// Asks again and again, until it is told not to, or sees that the connection has been closed.
@@ -126,7 +146,7 @@ async fn kept(course: Course, counts: Arc<Counts>) {
                     return;
                 }
             }
-            Err(_) => return count(&counts.requests_lost),
+            Err(error) => return counts.lose(&counts.requests_lost, "requests", &error),
         }
         sleep(REQUEST_INTERVAL).await;
         let is_open =
@@ -154,8 +174,8 @@ async fn stream(course: Course, counts: Arc<Counts>) {
         }
         io::Result::Ok(())
     };
-    if go.await.is_err() {
-        count(&counts.streams_cut);
+    if let Err(error) = go.await {
+        counts.lose(&counts.streams_cut, "streams", &error);
     }
 }
 

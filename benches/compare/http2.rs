@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::load::Tally;
-use super::peers::{find, free_port};
+use super::peers::{Out, find, free_port, not_installed};
 use super::process::Process;
 
 /// It starts at once.
@@ -30,9 +30,8 @@ pub(super) struct Server {
 
 impl Server {
     /// Serves one small file.
-    pub(super) fn start(core: usize, directory: &Path) -> Result<Self, String> {
-        let program =
-            find("nghttpd").ok_or("nghttpd is not installed: `make compare` installs it")?;
+    pub(super) fn start(core: usize, directory: &Path) -> Result<Self, Out> {
+        let program = find("nghttpd").ok_or_else(|| not_installed("nghttpd"))?;
         let text = |error: io::Error| format!("nghttpd: {error}");
         let port = free_port();
         fs::write(directory.join(FILE), "Hello, world!").map_err(text)?;
@@ -44,7 +43,7 @@ impl Server {
         let began = Instant::now();
         while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
             if began.elapsed() > PATIENCE {
-                return Err("nghttpd does not listen".to_owned());
+                return Err("nghttpd does not listen".to_owned().into());
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -54,8 +53,8 @@ impl Server {
 
 /// So many requests, as fast as they are answered. A number and no time, because what is cut off at the
 /// end of a time is reset, and servers, nghttpd too, hang up on a peer that resets a lot (CVE-2023-44487).
-pub(super) fn load(addr: SocketAddr, requests: usize) -> Result<Tally, String> {
-    let program = find("h2load").ok_or("h2load is not installed: `make compare` installs it")?;
+pub(super) fn load(addr: SocketAddr, requests: usize) -> Result<Tally, Out> {
+    let program = find("h2load").ok_or_else(|| not_installed("h2load"))?;
     let mut command = Command::new(program);
     if requests >= AT_ONCE {
         command.args(["-c", &CONNECTIONS.to_string(), "-m", &STREAMS.to_string()]);
@@ -65,7 +64,8 @@ pub(super) fn load(addr: SocketAddr, requests: usize) -> Result<Tally, String> {
     let output = command.output().map_err(|error| format!("h2load: {error}"))?;
     let seconds = began.elapsed().as_secs_f64();
     let text = String::from_utf8_lossy(&output.stdout);
-    read(&text, seconds).ok_or_else(|| format!("h2load says nothing of requests: {text}"))
+    let tally = read(&text, seconds);
+    Ok(tally.ok_or_else(|| format!("h2load says nothing of requests: {text}"))?)
 }
 
 /// How many such requests take so many seconds, all streams alike, after what others took.
@@ -76,7 +76,7 @@ pub(super) fn requests(tally: &Tally, seconds: f64) -> usize {
 
 /// One answer.
 pub(super) fn once(addr: SocketAddr) -> io::Result<()> {
-    let tally = load(addr, 1).map_err(io::Error::other)?;
+    let tally = load(addr, 1).map_err(|out| io::Error::other(out.to_string()))?;
     if tally.units == 1 && tally.errors == 0 { Ok(()) } else { Err(io::Error::other("no answer")) }
 }
 

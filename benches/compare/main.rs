@@ -71,7 +71,13 @@ fn main() -> Result<ExitCode, String> {
         None => {}
     }
     let works = chosen(list::all(), &options.only, |work| work.name)?;
-    let peers = chosen(PEERS.iter().collect(), &options.peers, |peer| peer.name)?;
+    let mut peers = chosen(PEERS.iter().collect(), &options.peers, |peer: &&Peer| peer.name)?;
+    let with = (!options.with.is_empty()).then(|| peers::with(&options.with));
+    let other = options.other.clone().map(peers::other);
+    for variant in with.into_iter().chain(other) {
+        // Beside Ebbtide, for as long as this program runs.
+        peers.insert(peers.len().min(1), Box::leak(Box::new(variant)));
+    }
     if options.list {
         let names: Vec<&str> = peers.iter().map(|peer| peer.name).collect();
         println!("peers: {}\n\nworks:", names.join(", "));

@@ -38,6 +38,14 @@ pub(super) struct Options {
     #[arg(long, value_name = "PEER", value_delimiter = ',')]
     pub(super) peers: Vec<String>,
 
+    /// Ebbtide a second time, as `ebbtide-with`, with this argument; may be given several times
+    #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
+    pub(super) with: Vec<String>,
+
+    /// Another build of Ebbtide beside it, as `ebbtide-other`
+    #[arg(long, value_name = "PROGRAM")]
+    pub(super) other: Option<PathBuf>,
+
     /// The core of the proxy, and that of the application and the load [default: the first two]
     #[arg(long, value_name = "CORE", num_args = 2, value_delimiter = ',')]
     pub(super) cores: Vec<usize>,

@@ -1,5 +1,6 @@
 //! Who is compared: how each is found and started. Their configurations are the files in `peers/`.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -41,10 +42,34 @@ pub(super) enum Role {
     /// Not a product, but the price of its system calls.
     Floor,
     Ebbtide,
+    /// Ebbtide too, but not as it is.
+    Variant,
     /// One of those whose best Ebbtide is held against.
     Rival,
     /// A product that is looked at beside.
     Other,
+}
+
+/// Why a peer has no turn.
+#[derive(Clone)]
+pub(super) enum Out {
+    /// It is not here, or can't do this work.
+    Absent(String),
+    /// It should have done it.
+    Failed(String),
+}
+
+impl From<String> for Out {
+    fn from(reason: String) -> Self {
+        Out::Failed(reason)
+    }
+}
+
+impl fmt::Display for Out {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Out::Absent(reason) | Out::Failed(reason)) = self;
+        f.write_str(reason.trim())
+    }
 }
 
 /// One line of the comparison.
@@ -68,6 +93,8 @@ enum Program {
     None,
     This,
     Ebbtide,
+    /// Another build of it.
+    Other(PathBuf),
     /// On the PATH or where administrators have theirs.
     Installed(&'static str),
     /// A file of a Python package.
@@ -76,31 +103,34 @@ enum Program {
 
 const GO: &[(&str, &str)] = &[("GOMAXPROCS", "1")];
 
+const EBBTIDE: Peer = Peer {
+    name: "ebbtide",
+    role: Role::Ebbtide,
+    program: Program::Ebbtide,
+    version: &["--version"],
+    arguments: &[
+        "--log=warn",
+        "proxy",
+        "--listen=127.0.0.1:@LISTEN@",
+        "--upstream=127.0.0.1:@UPSTREAM@",
+        "--protocol=@PROTOCOL@",
+        "--admin=127.0.0.1:0",
+        "--control=127.0.0.1:0",
+    ],
+    environment: &[],
+    drain_arguments: &[
+        "--drain-delay=@GRACE@",
+        "--quiet-period=0",
+        "--settled-for=0",
+        "--settle-period=100ms",
+    ],
+    leave: Leave::Signal(Signal::TERM),
+    files: None,
+};
+
+/// All, as they stand in the tables.
 pub(super) const PEERS: &[Peer] = &[
-    Peer {
-        name: "ebbtide",
-        role: Role::Ebbtide,
-        program: Program::Ebbtide,
-        version: &["--version"],
-        arguments: &[
-            "--log=warn",
-            "proxy",
-            "--listen=127.0.0.1:@LISTEN@",
-            "--upstream=127.0.0.1:@UPSTREAM@",
-            "--protocol=@PROTOCOL@",
-            "--admin=127.0.0.1:0",
-            "--control=127.0.0.1:0",
-        ],
-        environment: &[],
-        drain_arguments: &[
-            "--drain-delay=@GRACE@",
-            "--quiet-period=0",
-            "--settled-for=0",
-            "--settle-period=100ms",
-        ],
-        leave: Leave::Signal(Signal::TERM),
-        files: None,
-    },
+    EBBTIDE,
     Peer {
         name: "haproxy",
         role: Role::Rival,
@@ -220,6 +250,19 @@ pub(super) const PEERS: &[Peer] = &[
     },
 ];
 
+/// Ebbtide with more arguments.
+pub(super) fn with(arguments: &[String]) -> Peer {
+    let more = arguments.iter().map(|argument| &*argument.clone().leak());
+    let arguments: Vec<&str> = EBBTIDE.arguments.iter().copied().chain(more).collect();
+    Peer { name: "ebbtide-with", role: Role::Variant, arguments: arguments.leak(), ..EBBTIDE }
+}
+
+/// Another build of Ebbtide.
+pub(super) fn other(program: PathBuf) -> Peer {
+    let program = Program::Other(program);
+    Peer { name: "ebbtide-other", role: Role::Variant, program, ..EBBTIDE }
+}
+
 /// A peer at work.
 pub(super) struct Running {
     pub(super) process: Process,
@@ -232,17 +275,19 @@ pub(super) struct Running {
 
 impl Peer {
     /// The program, or why there is none.
-    pub(super) fn program(&self) -> Result<PathBuf, String> {
-        match self.program {
-            Program::None => Err("is no program".to_owned()),
-            Program::This => std::env::current_exe().map_err(|error| error.to_string()),
+    pub(super) fn program(&self) -> Result<PathBuf, Out> {
+        match &self.program {
+            Program::None => Err(Out::Absent("is no program".to_owned())),
+            Program::This => {
+                std::env::current_exe().map_err(|error| Out::Failed(error.to_string()))
+            }
             Program::Ebbtide => Ok(measure::ebbtide().into()),
-            Program::Installed(name) => find(name)
-                .ok_or_else(|| format!("{name} is not installed: `make compare` installs it")),
+            Program::Other(path) => Ok(path.clone()),
+            Program::Installed(name) => find(name).ok_or_else(|| not_installed(name)),
             Program::Package(file) => packages()
                 .map(|packages| packages.join(file))
                 .find(|path| path.exists())
-                .ok_or_else(|| format!("{file} is not installed: `make compare` installs it")),
+                .ok_or_else(|| not_installed(file)),
         }
     }
 
@@ -265,7 +310,7 @@ impl Peer {
     }
 
     /// The file that sets it up, if it has one.
-    fn configuration(&self, mode: Mode) -> Result<Option<PathBuf>, String> {
+    fn configuration(&self, mode: Mode) -> Result<Option<PathBuf>, Out> {
         let Some(folder) = self.files else { return Ok(None) };
         let folder =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/compare/peers").join(folder);
@@ -273,7 +318,7 @@ impl Peer {
             fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let mut files = files.flatten().map(|file| file.path());
         let file = files.find(|path| path.file_stem().is_some_and(|stem| stem == mode.name()));
-        file.map(Some).ok_or_else(|| format!("does no {}", mode.name()))
+        file.map(Some).ok_or_else(|| Out::Absent(format!("does no {}", mode.name())))
     }
 
     /// Starts it before the application's port, in a directory of its own. With a grace it is set up for
@@ -284,10 +329,10 @@ impl Peer {
         upstream: u16,
         place: (usize, &Path),
         grace: Option<Duration>,
-    ) -> Result<Running, String> {
+    ) -> Result<Running, Out> {
         let (core, directory) = place;
         if self.role == Role::Floor && mode != Mode::Tcp {
-            return Err("knows bytes only".to_owned());
+            return Err(Out::Absent("knows bytes only".to_owned()));
         }
         let mut command = Command::new(self.program()?);
         let directory = directory.join(self.name);
@@ -331,15 +376,19 @@ impl Peer {
         while TcpStream::connect(addr).is_err() {
             let said = || fs::read_to_string(&log).unwrap_or_default();
             if let Some(status) = process.ended() {
-                return Err(format!("ended at once with {status}: {}", said()));
+                return Err(format!("ended at once with {status}: {}", said()).into());
             }
             if began.elapsed() > PATIENCE {
-                return Err(format!("does not listen: {}", said()));
+                return Err(format!("does not listen: {}", said()).into());
             }
             std::thread::sleep(Duration::from_micros(200));
         }
         Ok(Running { process, addr, admin, start_time: began.elapsed() })
     }
+}
+
+pub(super) fn not_installed(name: &str) -> Out {
+    Out::Absent(format!("{name} is not installed: `make compare` installs it"))
 }
 
 /// A program, on the PATH or where administrators have theirs.

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::machine::Machine;
-use super::peers::{PEERS, Peer, Role};
+use super::peers::{Out, Peer, Role};
 use super::rounds::{Measured, Row};
 
 /// All of a run.
@@ -74,7 +74,14 @@ impl Results {
         let mut failures = Vec::new();
         for Measured { work, rows, .. } in &self.works {
             for row in rows {
-                let Ok(turns) = &row.turns else { continue };
+                let turns = match &row.turns {
+                    Ok(turns) => turns,
+                    Err(Out::Absent(_)) => continue,
+                    Err(Out::Failed(reason)) => {
+                        failures.push(format!("{}: {} {reason}", work.name, row.peer.name));
+                        continue;
+                    }
+                };
                 for turn in turns {
                     let error = turn.error.as_deref().unwrap_or("nothing was done");
                     if turn.errors > 0 || turn.units <= 0.0 {
@@ -94,8 +101,14 @@ impl Results {
             .iter()
             .filter_map(|(peer, version)| Some(format!("{} {}", peer.name, version.as_ref()?)));
         let versions: Vec<String> = versions.collect();
+        let rows = self.works.iter().flat_map(|measured| &measured.rows);
+        let turns = rows.filter_map(|row| row.turns.as_ref().ok()).flatten();
+        let foreign = Spread::of(turns.map(|turn| turn.foreign).collect());
+        let foreign = foreign.map_or("nothing".to_owned(), |foreign| {
+            format!("{:.2} of a core (median; at most {:.2})", foreign.median, foreign.most)
+        });
         format!(
-            "{}, {}: {} rounds of {} s. Versions: {}.\n",
+            "{}, {}: {} rounds of {} s, during which other processes used {foreign}. Versions: {}.\n",
             self.date,
             self.machine.words(),
             self.rounds,
@@ -112,7 +125,8 @@ impl Results {
             .iter()
             .map(|(peer, version)| {
                 let absent = peer.role != Role::Direct;
-                let absent = absent.then(|| peer.program().err()).flatten();
+                let absent =
+                    absent.then(|| peer.program().err()).flatten().map(|out| out.to_string());
                 json!({ "name": peer.name, "version": version, "absent": absent })
             })
             .collect();
@@ -122,7 +136,7 @@ impl Results {
             "rounds": self.rounds,
             "secondsPerTurn": self.seconds,
             "peers": peers,
-            "configurations": configurations(),
+            "configurations": configurations(self.peers.iter().map(|(peer, _)| *peer)),
             "works": works,
         })
     }
@@ -135,7 +149,7 @@ fn work_json(Measured { work, note, rows }: &Measured) -> Value {
     let rows: Vec<Value> = rows
         .iter()
         .map(|row| match &row.turns {
-            Err(reason) => json!({ "peer": row.peer.name, "absent": reason }),
+            Err(reason) => json!({ "peer": row.peer.name, "absent": reason.to_string() }),
             Ok(turns) => {
                 let rounds: Vec<Value> = turns
                     .iter()
@@ -160,7 +174,7 @@ fn work_json(Measured { work, note, rows }: &Measured) -> Value {
 }
 
 /// By their paths below `peers/`.
-fn configurations() -> BTreeMap<String, String> {
+fn configurations(peers: impl Iterator<Item = &'static Peer>) -> BTreeMap<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/compare/peers");
     let folders = fs::read_dir(&root).into_iter().flatten().flatten();
     let files =
@@ -170,7 +184,7 @@ fn configurations() -> BTreeMap<String, String> {
         Some((name, fs::read_to_string(path).ok()?))
     };
     let mut all: BTreeMap<_, _> = files.filter_map(|file| text(&file.path())).collect();
-    for peer in PEERS.iter().filter(|peer| !peer.arguments.is_empty()) {
+    for peer in peers.filter(|peer| !peer.arguments.is_empty()) {
         all.insert(format!("{} (arguments)", peer.name), peer.arguments.join(" "));
     }
     all

@@ -1,7 +1,7 @@
 //! Peers in turn, round by round.
 
 use super::bench::{Bench, Lane, Turn};
-use super::peers::Peer;
+use super::peers::{Out, Peer};
 use super::table::number;
 use super::works::{Task, Work};
 
@@ -14,7 +14,7 @@ pub(super) const REPEATS: usize = 2;
 /// What a peer did of one work: its turns, or why there are none.
 pub(super) struct Row {
     pub(super) peer: &'static Peer,
-    pub(super) turns: Result<Vec<Turn>, String>,
+    pub(super) turns: Result<Vec<Turn>, Out>,
 }
 
 /// A work, and what has been seen of it.
@@ -33,8 +33,7 @@ pub(super) fn measure(
     rounds: usize,
     repeats: usize,
 ) -> Measured {
-    let lanes: Vec<Result<Lane, String>> =
-        peers.iter().map(|peer| bench.lane(peer, &work)).collect();
+    let lanes: Vec<Result<Lane, Out>> = peers.iter().map(|peer| bench.lane(peer, &work)).collect();
     let mut course = Course { bench, work, lanes, rate: 0.0, repeats };
     let note = course.prepare();
     let mut turns: Vec<Vec<Turn>> = peers.iter().map(|_| Vec::new()).collect();
@@ -52,7 +51,7 @@ pub(super) fn measure(
 struct Course<'a> {
     bench: &'a Bench,
     work: Work,
-    lanes: Vec<Result<Lane, String>>,
+    lanes: Vec<Result<Lane, Out>>,
     /// The pace of all, where one is set.
     rate: f64,
     repeats: usize,

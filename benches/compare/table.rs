@@ -57,7 +57,8 @@ fn figures(Measured { work, note, rows }: &Measured) -> String {
     for row in rows {
         let name = row.peer.name;
         if let Err(reason) = &row.turns {
-            absent.push(format!("{name} {}", reason.trim()));
+            let reason = reason.to_string();
+            absent.push(format!("{name}: {}", reason.lines().next().unwrap_or_default()));
             continue;
         }
         let cells = (0..titles.len()).map(|index| row.figure(index).map_or("-".to_owned(), spread));

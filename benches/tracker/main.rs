@@ -1,7 +1,8 @@
 //! What does watching a protocol cost, beside moving the same bytes as plain tcp?
 //!
 //! Of the proxy alone, per unit of work: CPU time, the protocols in turn, as a ratio within each
-//! round; and the instructions that it runs outside the kernel, which other programs don't change.
+//! round; and the instructions that it runs outside the kernel, which other programs don't change. With
+//! `--brief` once, and without the instructions: that it works, and no figure.
 
 #![expect(clippy::cast_precision_loss, reason = "a bench counts to millions, not to 2^53")]
 
@@ -26,12 +27,17 @@ const CLIENTS: usize = 32;
 const COUNTED_LAPS: usize = 20_000;
 
 fn main() {
-    let rounds = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(41);
+    let rounds = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
+    let rounds = if is_brief() { 1 } else { rounds.unwrap_or(41) };
     println!("| work | protocol | CPU per unit (us) | to tcp: median (quartiles) | instructions |");
     println!("|---|---|---|---|---|");
     for work in work::all() {
         measure(work, rounds);
     }
+}
+
+fn is_brief() -> bool {
+    std::env::args().any(|argument| argument == "--brief")
 }
 
 fn measure(work: &'static Work, rounds: usize) {
@@ -59,7 +65,7 @@ fn measure(work: &'static Work, rounds: usize) {
         let [low, median, high] = quartiles(ratios);
         let [_, us, _] = quartiles(cost.clone());
         let instructions = instructions_per_unit(work, protocol)
-            .map_or_else(|| "no valgrind".to_owned(), |count| format!("{count:.0}"));
+            .map_or_else(|| "-".to_owned(), |count| format!("{count:.0}"));
         let name = work.name;
         println!(
             "| {name} | {protocol} | {us:.2} | {median:.3} ({low:.3}-{high:.3}) | {instructions} |"
@@ -79,7 +85,7 @@ fn instructions_per_unit(work: &'static Work, protocol: &str) -> Option<f64> {
         let units = lane.run(laps);
         Some((lane.end().instructions()?, units))
     };
-    if !proxy::can_count() {
+    if is_brief() || !proxy::can_count() {
         return None;
     }
     let (few, few_units) = run(1)?;
