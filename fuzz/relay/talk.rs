@@ -10,6 +10,10 @@ use super::words::{self, Request};
 /// Requests that a client sends before it waits.
 const MOST_OUTSTANDING: usize = 20;
 
+/// What floods make of a peer's words at most: more memory in one piece is the relay's mistake
+/// (`-malloc_limit_mb=8`), and must not be the peers'.
+const MOST_SAID_BYTES: usize = 2 * 1024 * 1024;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Fresh,
@@ -144,7 +148,7 @@ impl Talk {
 
     /// A peer says more than any buffer holds.
     pub fn flood(&mut self, direction: Direction, bytes: usize, peer: &mut Peer) {
-        let bytes = bytes.min(128 * 1024);
+        let bytes = bytes.min(128 * 1024).min(MOST_SAID_BYTES.saturating_sub(peer.says.len()));
         match (self.kind, direction) {
             (Kind::Http1, Direction::FromUpstream) => {
                 if let Some(request) = self.take_request(peer) {
