@@ -34,8 +34,8 @@ pub(super) const FORGET_AFTER: Duration = Duration::from_secs(600);
 /// Forgotten targets whose going is still told to those who follow the changes.
 const MAX_GONE: usize = 4096;
 
-/// How long a full table is not looked through again for who may be forgotten: at 10,000 targets that takes ten times
-/// as long as a report, and strangers come by the thousand.
+/// How long a full table is not looked through again for who has been silent for long: at 10,000 targets that takes
+/// ten times as long as a report, and strangers come by the thousand.
 const FULL_FOR: Duration = Duration::from_secs(1);
 
 /// Why a report was not stored.
@@ -100,7 +100,7 @@ pub(super) struct Table {
     begun: Version,
     version: Version,
     gone: VecDeque<(Version, TargetId)>,
-    /// Until when there is no room, as far as was seen.
+    /// Until when there is no room unless a target is deregistered.
     full_until: Option<Instant>,
 }
 

@@ -333,18 +333,21 @@ async fn a_full_table_forgets_only_who_will_not_be_missed() {
 }
 
 #[tokio::test]
-async fn a_full_table_is_looked_through_once_a_second() {
+async fn a_full_table_is_looked_through_once_a_second_and_when_a_target_has_gone() {
     let mut desk = Desk::new(1, None);
     let full = Err(Refusal::Full { max_targets: 1 });
     desk.store(&report("a", 1, "Draining"), SECOND).expect("room");
-    assert_eq!(desk.store(&report("b", 1, "Serving"), SECOND * 2), full);
-    let mut drained = report("a", 2, "Drained");
+    let forgettable = SECOND + FORGET_AFTER;
+    let mut store = |name, at| desk.store(&report(name, 1, "Draining"), at).map(drop);
+    assert_eq!(store("b", FORGET_AFTER + SECOND / 2), full);
+    assert_eq!(store("b", forgettable), full, "it was looked through just now");
+    assert_eq!(store("b", forgettable + SECOND / 2), Ok(()));
+    assert_eq!(store("c", forgettable + SECOND), full);
+    let mut drained = report("b", 2, "Drained");
     drained.drain_blocking_connections = 0;
-    desk.store(&drained, SECOND * 2).expect("newer");
-    desk.obey(SECOND * 2).await;
-    assert_eq!(desk.store(&report("b", 1, "Serving"), SECOND * 5 / 2), full);
-    desk.store(&report("b", 1, "Serving"), SECOND * 3).expect("a was deregistered");
-    assert_eq!(desk.names(SECOND * 3), "b");
+    desk.store(&drained, forgettable + SECOND).expect("newer");
+    desk.obey(forgettable + SECOND).await;
+    desk.store(&report("c", 1, "Draining"), forgettable + SECOND).expect("b was deregistered");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::api::{report, send};
-use crate::support::{Directory, Ebbtide, http};
+use crate::support::{Directory, Ebbtide, PATIENCE, http};
 
 /// A proxy's and an operator's at once, so that one header opens everything.
 const TOKEN: &str = "0123456789abcdef-both";
@@ -37,7 +37,9 @@ fn ask_everything(addr: SocketAddr, args: &[&str]) {
     let directory = Directory::new();
     let output = Command::new("python3")
         .args(["-m", "schemathesis.cli", "run", &format!("http://{addr}/openapi.yaml")])
-        .args(["--no-color", "--phases", "examples,coverage,fuzzing", "--max-examples", "50"])
+        .args(["--no-color", "--phases", "examples,coverage,fuzzing", "--max-examples", "20"])
+        // As for everything that a test waits for, on a busy machine too.
+        .args(["--request-timeout", &PATIENCE.as_secs().to_string()])
         .args(["--generation-deterministic", "--continue-on-failure"])
         .args(["--exclude-operation-id", "events"])
         .args(args)

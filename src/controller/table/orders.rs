@@ -151,6 +151,9 @@ impl Table {
             Outcome::NotYet(_) => {}
         }
         entry.target.conclude(outcome, now, fastrand::f64());
+        if entry.is_done_with() {
+            self.full_until = None;
+        }
         if let Some(waiting) = entry.waiting.take() {
             waiting.notify_waiters();
         }
