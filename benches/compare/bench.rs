@@ -24,6 +24,9 @@ const WARM_UP: f64 = 0.2;
 /// Of its capacity, what a proxy is used for on an ordinary day.
 const MODERATE: f64 = 0.3;
 
+/// The load has begun within it, also on a busy machine.
+const LEAST_GRACE: Duration = Duration::from_millis(200);
+
 /// What is started must answer by then.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -156,7 +159,7 @@ impl Bench {
 
     /// How long new connections are still taken in a drain, by those who can be told.
     fn grace(&self) -> Duration {
-        Duration::from_secs_f64(self.seconds)
+        Duration::from_secs_f64(self.seconds).max(LEAST_GRACE)
     }
 
     /// A drain of a fresh process under load, to its end.

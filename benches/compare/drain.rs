@@ -103,6 +103,10 @@ pub(super) fn run(
         }
         clients.spawn(newcomers(course, Arc::clone(&counts)));
         sleep_until(drain_begins.into()).await;
+        // A drain before the first answer would tell nothing.
+        while Counts::value(&counts.answered) == 0.0 && drain_begins.elapsed() < PATIENCE {
+            sleep(Duration::from_millis(1)).await;
+        }
         let begun = begin_drain();
         while clients.join_next().await.is_some() {}
         begun.map(|()| counts)

@@ -1,6 +1,7 @@
 //! The load: clients in an event loop on the caller's thread.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -11,6 +12,9 @@ use super::poll::{On, Poll, now};
 
 /// What one call moves at most.
 const BUFFER_BYTES: usize = 256 * 1024;
+
+/// The timer's name in the event loop; the clients' count from 0.
+const TIMER: usize = usize::MAX;
 
 /// No answer of a proxy that works takes this long.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -98,6 +102,8 @@ pub(super) struct Load<'a> {
     clients: Vec<Client>,
     buffer: Vec<u8>,
     tally: Tally,
+    /// Of an open pace: what wakes for each request, when the next one is due, and how many were.
+    timer: Option<File>,
     next: Instant,
     turn: usize,
 }
@@ -112,6 +118,7 @@ impl<'a> Load<'a> {
             clients: Vec::new(),
             buffer: vec![0; BUFFER_BYTES],
             tally: Tally::default(),
+            timer: None,
             next: Instant::now(),
             turn: 0,
         };
@@ -131,7 +138,12 @@ impl<'a> Load<'a> {
     /// Goes on for so long, or until anything is done, and says what happened in this time.
     pub(super) fn run(&mut self, duration: Duration) -> Tally {
         let began = Instant::now();
-        self.next = began;
+        if let Pace::Open(per_second) = self.traffic.pace {
+            // In step with what is due.
+            let interval = Duration::from_secs_f64(1.0 / per_second);
+            self.next = Instant::now() + interval;
+            self.timer = Some(self.poll.every(interval, TIMER).expect("a timer"));
+        }
         self.tally = Tally::default();
         loop {
             let now = Instant::now();
@@ -141,14 +153,15 @@ impl<'a> Load<'a> {
             if now >= end {
                 break;
             }
-            let mut until = end;
             if let Pace::Open(per_second) = self.traffic.pace {
                 self.send_due(now, Duration::from_secs_f64(1.0 / per_second));
-                until = end.min(self.next);
             }
-            let events = self.poll.wait(Some(until.saturating_duration_since(now)));
+            let events = self.poll.wait(Some(end.saturating_duration_since(now)));
             for (index, on) in events.expect("our event loop") {
-                if let Err(error) = self.step(index, on) {
+                if index == TIMER {
+                    // How many intervals there were is told by the clock as well.
+                    let _ = self.timer.as_ref().map(|mut timer| timer.read(&mut [0; 8]));
+                } else if let Err(error) = self.step(index, on) {
                     self.failed(index, &error);
                 }
             }

@@ -86,6 +86,10 @@ fn main() -> Result<ExitCode, String> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    let is_debug = cfg!(debug_assertions) && std::env::var_os("EBBTIDE_BIN").is_none();
+    if is_debug && !options.brief {
+        return Err("this would measure a debug build: name another one in EBBTIDE_BIN".to_owned());
+    }
     let results = run(&options, works, &peers)?;
     let out = options.out.unwrap_or_else(|| root().join("target/compare"));
     publish::write(&results, &out).map_err(text)?;

@@ -1,10 +1,14 @@
 //! An event loop's system calls, and nothing else: epoll, level-triggered.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{Timespec, epoll};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 
 pub(super) use rustix::event::epoll::EventFlags as On;
 
@@ -30,6 +34,17 @@ impl Poll {
     /// Wakes for something else of it.
     pub(super) fn change(&self, socket: impl AsFd, name: usize, on: On) -> io::Result<()> {
         Ok(epoll::modify(&self.epoll, socket, epoll::EventData::new_u64(name as u64), on)?)
+    }
+
+    /// Wakes at an interval too, whose events are to be read from what this gives. A waiting's own end is
+    /// a matter of whole milliseconds.
+    pub(super) fn every(&self, interval: Duration, name: usize) -> io::Result<File> {
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK)?;
+        let interval = Timespec::try_from(interval).expect("seconds, not ages");
+        let times = Itimerspec { it_interval: interval, it_value: interval };
+        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &times)?;
+        self.add(&timer, name, On::IN)?;
+        Ok(timer.into())
     }
 
     /// Waits for the next events; none, when the time is over.
