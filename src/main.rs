@@ -2,11 +2,6 @@
 
 use std::process::ExitCode;
 
-/// Idle connections are small things with an alignment of 128 bytes, between which the C library's
-/// allocator leaves gaps: docs/performance.md.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     match ebbtide::command::main(std::env::args_os()) {
         Ok(exit) => exit.into(),

@@ -138,13 +138,23 @@ async fn connect_socket(
     let socket = socket2::Socket::new(domain, Type::STREAM.nonblocking(), protocol)?;
     match socket.connect(addr) {
         Ok(()) => Socket::new(OwnedFd::from(socket)),
-        Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {
+        Err(error) if is(&error, Errno::INPROGRESS) => {
+            // On this host the handshake is over by now, though the first call could not say so.
+            match socket.connect(addr) {
+                Ok(()) => return Socket::new(OwnedFd::from(socket)),
+                Err(error) if is(&error, Errno::ALREADY) => {}
+                Err(error) => return Err(error),
+            }
             let socket = Socket::new(OwnedFd::from(socket))?;
             socket.connected().await?;
             Ok(socket)
         }
         Err(error) => Err(error),
     }
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
 }
 
 impl Socket {
