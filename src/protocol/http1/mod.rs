@@ -247,12 +247,15 @@ impl Tracker {
     /// [`Tracker::skip`]. The last byte of a body is none of them: what it ends is seen by it.
     #[must_use]
     pub fn unseen_bytes(&self, direction: Direction) -> u64 {
-        let (reading, edited_bytes) = match direction {
-            Direction::FromClient => (&self.requests.reading, self.requests.edited_bytes),
-            Direction::FromUpstream => (&self.responses.reading, self.responses.edited_bytes),
+        let (reading, is_editing) = match direction {
+            Direction::FromClient => {
+                let has_gap = self.requests.refused != Refused::Nothing;
+                (&self.requests.reading, has_gap || self.requests.edited_bytes > 0)
+            }
+            Direction::FromUpstream => (&self.responses.reading, self.responses.edited_bytes > 0),
         };
         match (&self.mode, reading) {
-            _ if edited_bytes > 0 => 0,
+            _ if is_editing => 0,
             (Mode::Upgraded | Mode::Opaque(_), _) => u64::MAX,
             (Mode::Http, Reading::Body(body)) => body.unseen_bytes(),
             _ => 0,
