@@ -11,7 +11,7 @@ pub fn arrived(from: Direction, speaker: &Peer, hearer: &Peer) -> Option<usize> 
     let (says, got) = (&speaker.says, &hearer.got);
     let as_text = lines(from, says, got);
     let as_frames = || http2(from, says, got, speaker);
-    as_text.or_else(|| websocket(from, says, got)).or_else(as_frames)
+    as_text.or_else(|| websocket(from, says, got, hearer)).or_else(as_frames)
 }
 
 /// HTTP/1: the lines of a head that a farewell replaces, and those that name the client.
@@ -71,26 +71,39 @@ fn is_in_head(before: &[u8]) -> bool {
     rest(b"HTTP/1.").is_some_and(|begin| rest(b"\r\n\r\n").is_none_or(|end| end < begin))
 }
 
-/// A WebSocket: our Close at the end of a frame, and nothing after it.
-fn websocket(from: Direction, says: &[u8], got: &[u8]) -> Option<usize> {
-    let close = [&1001_u16.to_be_bytes()[..], REASON.as_bytes()].concat();
-    let length = u8::try_from(close.len()).ok()?;
-    let (before, is_ours) = match from {
-        Direction::FromUpstream => {
-            let (before, frame) = got.split_at_checked(got.len().checked_sub(2 + close.len())?)?;
-            (before, frame.starts_with(&[0x88, length]) && frame.ends_with(&close))
-        }
-        Direction::FromClient => {
-            let (before, frame) = got.split_at_checked(got.len().checked_sub(6 + close.len())?)?;
-            let mask = frame.get(2..6)?.iter().cycle();
-            let plain: Vec<u8> = frame[6..].iter().zip(mask).map(|(a, b)| a ^ b).collect();
-            (before, frame.starts_with(&[0x88, 0x80 | length]) && plain == close)
-        }
+/// A WebSocket: our Close at the end of a frame, and nothing after it. Who has vanished may have got
+/// only the beginning of it.
+fn websocket(from: Direction, says: &[u8], got: &[u8], hearer: &Peer) -> Option<usize> {
+    let whole = match from {
+        Direction::FromUpstream => 2 + CLOSE_BYTES,
+        Direction::FromClient => 6 + CLOSE_BYTES,
     };
-    let said = lines(from, says, before).filter(|_| is_ours)?;
-    // Whichever head was the last one, the frames behind it must end where the Close was put.
-    let heads = says[..said].windows(4).enumerate().filter(|(_, end)| end == b"\r\n\r\n");
-    heads.map(|(at, _)| at + 4).any(|start| end_together(&says[start..said])).then_some(said)
+    let least = if hearer.has_vanished() { 1 } else { whole };
+    (least..=whole).rev().find_map(|length| {
+        let (before, frame) = got.split_at_checked(got.len().checked_sub(length)?)?;
+        let said = lines(from, says, before).filter(|_| begins_close(from, frame))?;
+        // Whichever head was the last one, the frames behind it must end where the Close was put.
+        let heads = says[..said].windows(4).enumerate().filter(|(_, end)| end == b"\r\n\r\n");
+        heads.map(|(at, _)| at + 4).any(|start| end_together(&says[start..said])).then_some(said)
+    })
+}
+
+/// What our Close says: a code and a reason.
+const CLOSE_BYTES: usize = 2 + REASON.len();
+
+/// Whether a frame is our Close, or begins as it does.
+fn begins_close(from: Direction, frame: &[u8]) -> bool {
+    let close = [&1001_u16.to_be_bytes()[..], REASON.as_bytes()].concat();
+    let (bit, mask): (u8, &[u8]) = match from {
+        Direction::FromUpstream => (0, &[0]),
+        Direction::FromClient => (0x80, frame.get(2..6).unwrap_or(&[0])),
+    };
+    let head_bytes = if bit == 0 { 2 } else { 6 };
+    let Ok(length) = u8::try_from(CLOSE_BYTES) else { return false };
+    let head = [0x88, bit | length];
+    let payload = frame.get(head_bytes..).unwrap_or_default();
+    frame.iter().zip(head).all(|(byte, own)| *byte == own)
+        && payload.iter().zip(mask.iter().cycle()).zip(close).all(|((a, b), own)| a ^ b == own)
 }
 
 /// Whether bytes are whole WebSocket frames.

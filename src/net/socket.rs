@@ -104,7 +104,8 @@ impl Socket {
         }
     }
 
-    /// Writes what the kernel takes of so many bytes that a pipe holds.
+    /// Writes what the kernel takes of so many bytes that a pipe holds. To a peer that has gone it
+    /// raises SIGPIPE, which no flag keeps off here; programs in Rust start with it ignored.
     ///
     /// # Errors
     /// Those of splice(2).
