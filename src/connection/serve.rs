@@ -259,7 +259,8 @@ mod tests {
     }
 
     /// Memory per idle connection is this, its entry, and what the runtime adds to a task (104 bytes,
-    /// and to the next 128) and to two sockets (256 each). A future that grows by a field on the way to another await is noticed here.
+    /// and to the next 128) and to two sockets (256 each). A future that grows by a field on the
+    /// way to another await is noticed here.
     #[test]
     fn a_connection_stays_small() {
         const MOST_TASK_BYTES: usize = 536;
