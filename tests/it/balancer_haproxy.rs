@@ -424,7 +424,7 @@ fn a_hostile_pod_name_is_no_command() {
 fn an_haproxy_that_hangs_is_given_up_and_asked_again() {
     let scene = Scene::new();
     let driven = scene.driven(", timeout: 300ms");
-    scene.haproxy.signal(Signal::STOP);
+    scene.haproxy.freeze();
     let outcome = driven.does(Action::WeightZero, &scene.a);
     scene.haproxy.signal(Signal::CONT);
     failed(outcome, ErrorKind::Timeout, &["300ms", "runtime", "stopped"]);

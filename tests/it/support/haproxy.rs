@@ -84,6 +84,22 @@ impl Haproxy {
             .expect("it takes the signal");
     }
 
+    /// Stops the process, and waits until each of its threads stands still: on a busy machine one may
+    /// still answer after the signal was sent.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.process.pid());
+        let is_still = || {
+            std::fs::read_dir(&tasks).expect("its threads").flatten().all(|task| {
+                let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                stat.rsplit(") ").next().is_none_or(|rest| rest.starts_with('T'))
+            })
+        };
+        while !is_still() {
+            std::thread::yield_now();
+        }
+    }
+
     /// A server gets no new connection and no new request; those that it has go on.
     pub fn drain(&self, server: &str) {
         self.set(server, "drain");
