@@ -48,6 +48,7 @@ pub(super) struct Fields<'head> {
 }
 
 impl<'head> Fields<'head> {
+    #[inline]
     pub(super) fn read(headers: &[Header<'head>]) -> Result<Fields<'head>, Surprise> {
         let mut fields = Fields::default();
         for header in headers {
@@ -96,6 +97,11 @@ impl<'head> Fields<'head> {
     }
 
     fn connection(&mut self, value: &[u8]) {
+        // What nearly every message says, without taking it for a list first.
+        if is(value, b"keep-alive") {
+            self.keep_alive = true;
+            return;
+        }
         for option in options(value) {
             match option.len() {
                 5 => self.close |= is(option, b"close"),
@@ -108,6 +114,12 @@ impl<'head> Fields<'head> {
 
     /// "5, 5" is 5 (RFC 9112 §6.3, point 5); everything else but one number is a surprise.
     fn content_length(&mut self, value: &[u8]) -> Result<(), Surprise> {
+        if self.length.is_none()
+            && let Some(length) = decimal(value)
+        {
+            self.length = Some(length);
+            return Ok(());
+        }
         for number in options(value) {
             let number = decimal(number).ok_or(Surprise::InvalidLength)?;
             if self.length.is_some_and(|length| length != number) {
@@ -163,11 +175,35 @@ pub(super) fn has_option(value: &[u8], option: &[u8]) -> bool {
 }
 
 fn decimal(digits: &[u8]) -> Option<u64> {
+    /// So many can't overflow.
+    const SAFE_DIGITS: usize = 19;
+    let value = |digit: &u8| Some(digit.wrapping_sub(b'0')).filter(|value| *value < 10);
     if digits.is_empty() {
         return None;
     }
-    digits.iter().try_fold(0_u64, |number, digit| {
-        let digit = digit.checked_sub(b'0').filter(|digit| *digit < 10)?;
-        number.checked_mul(10)?.checked_add(u64::from(digit))
-    })
+    let (safe, rest) = digits.split_at(digits.len().min(SAFE_DIGITS));
+    let mut number = 0_u64;
+    for digit in safe {
+        number = number * 10 + u64::from(value(digit)?);
+    }
+    for digit in rest {
+        number = number.checked_mul(10)?.checked_add(u64::from(value(digit)?))?;
+    }
+    Some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_read_up_to_the_largest() {
+        for number in [0, 7, 10, 9_999_999_999_999_999_999, 10_000_000_000_000_000_000, u64::MAX] {
+            assert_eq!(decimal(number.to_string().as_bytes()), Some(number));
+            assert_eq!(decimal(format!("000{number}").as_bytes()), Some(number));
+        }
+        for text in ["", "-1", "+1", " 1", "1 ", "0x1", "1/", "1:", "18446744073709551616"] {
+            assert_eq!(decimal(text.as_bytes()), None, "{text}");
+        }
+    }
 }
