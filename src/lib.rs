@@ -6,6 +6,7 @@
 //! - [`protocol`]: what the bytes mean. Sans-I/O trackers; imports nothing at all.
 //! - [`drain`]: when we stop. Phases, the schedule, triggers; imports nothing of ours.
 //! - [`net`]: sockets. Bind, the SYN gate, accept with back-off, connect, options.
+//! - [`reactor`]: the threads that connections live on: epoll, readiness, tasks.
 //! - [`relay`]: moves bytes unchanged, both directions, each ending on its own.
 //! - [`connection`]: one connection from accept to close; listeners; the live table.
 //! - [`api`]: how our processes talk. The report, one serving helper, one client helper.
@@ -24,6 +25,7 @@ pub mod controller;
 pub mod drain;
 pub mod net;
 pub mod protocol;
+pub mod reactor;
 pub mod relay;
 pub mod report;
 pub mod signal;

@@ -25,6 +25,7 @@ use std::time::Duration;
 use ebbtide::net::Socket;
 use ebbtide::protocol::http1::{DrainOptions, Forwarding, Options};
 use ebbtide::protocol::{Class, Direction, Events, Surprise, Tracker, Word};
+use ebbtide::reactor;
 use ebbtide::relay::{Control, End, IdleClose, IdleTimeouts, Manners, Observer, Order, Relay};
 use tokio::runtime::{Builder, Runtime};
 
@@ -151,8 +152,9 @@ async fn connection(setting: &Setting, mut acts: &[u8]) {
     fastrand::seed(7);
     let (client, to_client) = Peer::new(setting.buffer_bytes);
     let (upstream, to_upstream) = Peer::new(setting.buffer_bytes);
-    let to_client = Socket::new(to_client).expect("the poller takes it");
-    let to_upstream = Socket::new(to_upstream).expect("the poller takes it");
+    reactor::turn().expect("a worker");
+    let to_client = Socket::new(to_client).expect("it is watched");
+    let to_upstream = Socket::new(to_upstream).expect("it is watched");
     let tracker = setting.tracker();
     let control = Control::new(tracker.class());
     let drain_options = DrainOptions::default();
@@ -248,8 +250,9 @@ impl Connection<'_> {
         for _ in 0..ROUNDS {
             let mut has_moved = self.client.turn();
             has_moved |= self.upstream.turn();
-            // The runtime looks at its sockets, and wakes whom they concern.
+            // The runtime looks at its timers and the worker at its sockets, and both wake whom they concern.
             tokio::task::yield_now().await;
+            reactor::turn().expect("a worker");
             has_moved |= self.poll();
             quiet = if has_moved { 0 } else { quiet + 1 };
             if quiet == 2 {

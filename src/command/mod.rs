@@ -84,10 +84,10 @@ pub fn main(line: impl IntoIterator<Item = OsString>) -> Result<Exit, Failure> {
     };
     let filter = cli.log.as_deref().unwrap_or(cli.command.default_log());
     let log = telemetry::init(cli.log_format, filter).map_err(Failure::usage)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::unavailable)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    // For as long as the process: a look-up in one of its threads must not hold up the exit, and a
+    // worker's timer must not find itself without it.
+    let runtime = Box::leak(Box::new(runtime.map_err(Failure::unavailable)?));
     let exit = runtime.block_on(async {
         match cli.command {
             Command::Proxy(args) => proxy::run(*args).await,
@@ -103,8 +103,6 @@ pub fn main(line: impl IntoIterator<Item = OsString>) -> Result<Exit, Failure> {
             Command::Man(args) => generate::man(&args),
         }
     });
-    // A look-up in a blocking thread must not hold up the exit.
-    runtime.shutdown_background();
     drop(log);
     exit
 }

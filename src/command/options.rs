@@ -141,7 +141,7 @@ pub struct Options {
     #[arg(long, value_name = "N", env = "EBBTIDE_MAX_CONNECTIONS", help_heading = "Data path")]
     pub max_connections: Option<NonZeroUsize>,
 
-    /// Threads that move bytes [default: 1]
+    /// Threads that move bytes, beside the one that answers the endpoints [default: 1]
     #[arg(long, value_name = "N", env = "EBBTIDE_THREADS", help_heading = "Data path")]
     pub threads: Option<NonZeroUsize>,
 

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
@@ -12,7 +13,7 @@ use super::exit::{Exit, Failure};
 use super::proxy;
 use super::sidecar::Sidecar;
 use crate::child::{Child, Forwarded, StopSignal};
-use crate::net::{Upstream, connect};
+use crate::net::Upstream;
 use crate::signal::Signals;
 
 /// Between looks at the application's port.
@@ -122,12 +123,20 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
 /// Resolves when the application takes connections.
 async fn until_open(upstream: &Upstream) {
     let mut patience = Instant::now() + PATIENCE;
-    while connect(upstream, PATIENCE, Duration::ZERO).await.is_err() {
+    while !timeout(PATIENCE, is_open(upstream)).await.unwrap_or(false) {
         if Instant::now() >= patience {
             info!(%upstream, "waiting for the application to listen");
             patience += PATIENCE;
         }
         sleep(PORT_INTERVAL).await;
+    }
+}
+
+async fn is_open(upstream: &Upstream) -> bool {
+    match upstream {
+        Upstream::Address(addr) => TcpStream::connect(addr).await.is_ok(),
+        Upstream::Name(name, port) => TcpStream::connect((name.as_str(), *port)).await.is_ok(),
+        Upstream::Unix(path) => UnixStream::connect(path).await.is_ok(),
     }
 }
 

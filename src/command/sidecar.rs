@@ -14,11 +14,10 @@ use super::settings::{Settings, connections_within};
 use crate::admin::{self, History, View};
 use crate::api::report::{Answer, BalancerState, Directive};
 use crate::api::serve::{self, Running, Server};
-use crate::connection::{
-    ListenerSettings, ListenerStatus, Listening, Serving, Table, Workers, see_out,
-};
+use crate::connection::{ListenerSettings, ListenerStatus, Listening, Serving, Table, see_out};
 use crate::drain::{Drain, Phase, State, Trigger};
 use crate::net::{Bound, options};
+use crate::reactor::Workers;
 use crate::relay::Order;
 use crate::report::{self, FinalReport, Reporter, Source};
 use crate::telemetry::Metrics;
@@ -49,8 +48,7 @@ pub struct Sidecar {
 pub struct Proxy {
     /// Its drain.
     pub drain: Drain,
-    table: Table,
-    metrics: Metrics,
+    serving: Arc<Serving>,
     termination_log: std::path::PathBuf,
     final_report: Option<FinalReport>,
     endpoints: Vec<Running>,
@@ -146,12 +144,13 @@ impl Sidecar {
             );
             let serving = Arc::clone(&self.serving);
             let permits = Some(Arc::clone(&permits));
-            tokio::spawn(Listening::new(listener, settings, status, serving, permits).run());
+            self.serving
+                .workers
+                .spawn(|| Listening::new(listener, settings, status, serving, permits).run());
         }
         Ok(Proxy {
             drain: self.drain,
-            table: self.serving.table.clone(),
-            metrics: self.serving.metrics.clone(),
+            serving: self.serving,
             termination_log: self.settings.termination_log,
             final_report,
             endpoints,
@@ -273,9 +272,10 @@ impl Proxy {
     /// Ends because the application is gone: what is open is reset, and nothing is waited for.
     pub async fn end_with_the_application(&mut self) {
         self.drain.trigger(Trigger::Signal);
-        for entry in self.table.list() {
-            self.table.force(&entry, Order::Reset);
+        for entry in self.serving.table.list() {
+            self.serving.table.force(&entry, Order::Reset);
         }
+        self.serving.workers.turn().await;
         self.emptied().await;
         self.drain.end();
         self.farewell().await;
@@ -297,20 +297,21 @@ impl Proxy {
     pub async fn farewell(&mut self) -> Exit {
         let state = self.drain.state();
         // What does not block (idle connections, health checks) learns by a FIN that we go.
-        self.table.order_all(Order::Close);
+        self.serving.table.order_all(Order::Close);
+        self.serving.workers.turn().await;
         self.emptied().await;
         let took = state.progress.map(|progress| progress.started.elapsed()).unwrap_or_default();
-        self.metrics.drained(took);
+        self.serving.metrics.drained(took);
         if let Some(final_report) = &mut self.final_report {
             let delivery = final_report.wait().await;
             info!(delivery = ?delivery, "final report");
         }
-        let forced = self.table.forced();
+        let forced = self.serving.table.forced();
         let exit = if forced == 0 { Exit::Done } else { Exit::DeadlinePassed };
         let line = format!(
             "ebbtide: drained in {:.1} s, {forced} connections force-closed, {} rejected",
             took.as_secs_f64(),
-            self.table.rejected()
+            self.serving.table.rejected()
         );
         info!(took_seconds = took.as_secs_f64(), forced, exit = exit.code(), "drained");
         write_termination_log(&self.termination_log, &line);
@@ -323,8 +324,8 @@ impl Proxy {
     /// Ends at once: what is open is reset.
     pub async fn abandon(&self) -> Exit {
         let cut = self.drain.blocking();
-        self.table.order_all(Order::Reset);
-        tokio::task::yield_now().await;
+        self.serving.table.order_all(Order::Reset);
+        self.serving.workers.turn().await;
         warn!(cut, "ending at once");
         write_termination_log(
             &self.termination_log,

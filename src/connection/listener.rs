@@ -14,7 +14,7 @@ use super::reject;
 use super::serve::{Connection, Serving};
 use super::status::{ListenerState, ListenerStatus};
 use crate::drain::{Door, Phase, State};
-use crate::net::{AcceptError, Accepted, Backoff, Bound, Listener, Upstream, gate};
+use crate::net::{AcceptError, Accepted, Acceptor, Backoff, Bound, Listener, Upstream, gate};
 use crate::protocol::Class;
 use crate::protocol::http1::Options as Http1Options;
 use crate::relay::Order;
@@ -47,7 +47,7 @@ pub struct Listening {
     settings: ListenerSettings,
     serving: Arc<Serving>,
     status: Arc<ListenerStatus>,
-    listener: Listener,
+    listener: Acceptor,
     door: Door,
     states: watch::Receiver<State>,
     /// As many connections as may be open, over all listeners; absent without a bound.
@@ -75,10 +75,11 @@ impl Listening {
         let door = serving.drain.door();
         let states = serving.drain.watch();
         let backoff = Backoff::default();
+        let listener = Acceptor::from(listener);
         Listening { settings, serving, status, listener, door, states, permits, backoff }
     }
 
-    /// Serves and drains, and serves again after an undrain. Ends only with the process.
+    /// Serves and drains, and serves again after an undrain, on a worker. Ends only with the process.
     pub async fn run(mut self) {
         loop {
             self.status.set(ListenerState::Accepting);
@@ -269,6 +270,7 @@ impl Listening {
             }
         };
         info!(listener = %status.addr, "listener reopened");
+        let listener = Acceptor::from(listener);
         Listening { settings, serving, status, listener, door, states, permits, backoff }
     }
 

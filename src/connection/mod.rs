@@ -8,7 +8,6 @@ mod reject;
 mod serve;
 mod status;
 mod table;
-mod workers;
 
 pub use closing::{Budget, see_out};
 pub use listener::{ListenerSettings, Listening};
@@ -16,4 +15,3 @@ pub use policy::{RejectMode, Speaks};
 pub use serve::{Serving, Settings};
 pub use status::{ListenerState, ListenerStatus};
 pub use table::{Census, ConnectionId, Entry, Table};
-pub use workers::Workers;

@@ -7,6 +7,7 @@ use super::table::Entry;
 use crate::drain::Guard;
 use crate::protocol::http1::DrainOptions;
 use crate::protocol::{Class, Events, Word};
+use crate::reactor;
 use crate::relay::Observer;
 
 /// Keeps a connection's entry, guard and counts in step with what its bytes say.
@@ -62,12 +63,12 @@ impl Observer for Watcher<'_> {
         let metrics = &self.serving.metrics;
         if events.requests_begun > 0 {
             metrics.requests(events.requests_begun);
-            self.asked = (events.requests_begun == 1 && self.asked.is_none()).then(Instant::now);
+            self.asked = (events.requests_begun == 1 && self.asked.is_none()).then(reactor::now);
         }
         if events.responses_ended != [0; 5] {
             metrics.responses(events.responses_ended);
             if let Some(at) = self.asked.take() {
-                metrics.request_took(at.elapsed());
+                metrics.request_took(reactor::now().saturating_duration_since(at));
             }
         }
         if events.refused > 0 {

@@ -9,6 +9,7 @@ use super::policy::{RejectMode, Speaks};
 use crate::net::{Accepted, Socket};
 use crate::protocol::detect::{Decision, Detector};
 use crate::protocol::{Direction, http1};
+use crate::reactor;
 
 /// How long a client that was sent away may take to see it before its socket is closed.
 const LINGER_PERIOD: Duration = Duration::from_secs(2);
@@ -24,16 +25,18 @@ const RETRY_AFTER_SECONDS: u64 = 1;
 
 /// Sends a client away as the mode says.
 pub(super) fn turn_away(accepted: Accepted, mode: RejectMode, speaks: Speaks) {
-    // A socket that can't be registered is closed, which sends it away too.
+    // A socket that can't be watched is closed, which sends it away too.
     let Ok(client) = Socket::new(accepted.fd) else { return };
     if mode == RejectMode::Http503 && LINGERING.fetch_add(1, Ordering::Relaxed) < MAX_LINGERING {
-        tokio::spawn(async move {
+        let farewell = async move {
             // Whatever fails, the client is gone, which is what we want.
             let _ = timeout(LINGER_PERIOD, answer(&client, speaks)).await;
             let _ = client.shutdown_write();
             let _ = timeout(LINGER_PERIOD, read_to_end(&client)).await;
             LINGERING.fetch_sub(1, Ordering::Relaxed);
-        });
+        };
+        // Whoever accepts is on a worker.
+        let _ = reactor::spawn(farewell);
         return;
     }
     if mode == RejectMode::Http503 {

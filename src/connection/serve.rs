@@ -9,10 +9,10 @@ use tracing::{debug, warn};
 
 use super::observer::Watcher;
 use super::table::{Entry, Registered, Table};
-use super::workers::Workers;
 use crate::drain::{Drain, Guard, Phase};
 use crate::net::{ConnectError, Socket, Upstream, connect, options};
 use crate::protocol::{Class, Direction, Tracker};
+use crate::reactor::Workers;
 use crate::relay::{End, Manners, Order, Relay};
 use crate::telemetry::Metrics;
 
@@ -82,7 +82,7 @@ enum Outcome {
     NoUpstream(ConnectError),
     /// It was told to end before the application had accepted it.
     ToldToEnd,
-    /// The runtime takes no more sockets.
+    /// The kernel watches no more sockets.
     NoSocket(std::io::Error),
 }
 
@@ -108,7 +108,7 @@ impl Serving {
         let Connection { client, registered, tracker, guard, permit } = connection;
         let opening = Box::new(Opening { client, upstream: Arc::clone(upstream), tracker });
         let serving = Arc::clone(self);
-        self.workers.spawn(serving.carry(opening, registered, guard, permit));
+        self.workers.spawn(move || serving.carry(opening, registered, guard, permit));
     }
 
     /// The whole of a connection's task.

@@ -2,15 +2,21 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::ops::Deref;
+use std::os::fd::{AsFd, OwnedFd};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
 use super::Listener;
+use crate::reactor::Source;
 
-/// A connection that the kernel has handed over: non-blocking, not yet registered with a runtime.
+/// Connections that are accepted in a row before others have their turn.
+const TURN: u32 = 64;
+
+/// A connection that the kernel has handed over: non-blocking, not yet watched by a worker.
 #[derive(Debug)]
 pub struct Accepted {
     /// The client's socket.
@@ -49,8 +55,32 @@ impl AcceptError {
     }
 }
 
-impl Listener {
-    /// Waits for the next connection.
+/// A listener that a worker accepts from.
+#[derive(Debug)]
+pub struct Acceptor {
+    /// From the first wait on. Before the listener, so that it is gone when that is closed.
+    source: Option<Source>,
+    listener: Listener,
+    /// What is left of this turn.
+    turn: u32,
+}
+
+impl From<Listener> for Acceptor {
+    fn from(listener: Listener) -> Self {
+        Acceptor { source: None, listener, turn: TURN }
+    }
+}
+
+impl Deref for Acceptor {
+    type Target = Listener;
+
+    fn deref(&self) -> &Listener {
+        &self.listener
+    }
+}
+
+impl Acceptor {
+    /// Waits for the next connection, on a worker.
     ///
     /// # Errors
     /// Only those after which one should pause before trying again; a connection that died in the
@@ -58,25 +88,48 @@ impl Listener {
     ///
     /// # Cancel safety
     /// Nothing is accepted by a call that was dropped.
-    pub async fn accept(&self) -> Result<Accepted, AcceptError> {
+    pub async fn accept(&mut self) -> Result<Accepted, AcceptError> {
+        std::future::poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<Accepted, AcceptError>> {
+        let source = match &mut self.source {
+            Some(source) => source,
+            none => {
+                let source = Source::listener(self.listener.socket.as_fd());
+                none.insert(source.map_err(AcceptError::Other)?)
+            }
+        };
+        if self.turn == 0 {
+            self.turn = TURN;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         loop {
-            let mut guard = self.io.readable().await.map_err(AcceptError::Other)?;
-            match self.try_accept() {
-                Ok(Some(accepted)) => return Ok(accepted),
-                Ok(None) => guard.clear_ready(),
-                Err(error) => return Err(error),
+            ready!(source.poll_readable(cx));
+            match self.listener.try_accept()? {
+                Some(accepted) => {
+                    self.turn -= 1;
+                    return Poll::Ready(Ok(accepted));
+                }
+                None => {
+                    self.turn = TURN;
+                    source.clear_readable();
+                }
             }
         }
     }
+}
 
+impl Listener {
     /// Takes the next connection if one is queued.
     ///
     /// # Errors
-    /// As [`Listener::accept`].
+    /// As [`Acceptor::accept`].
     pub fn try_accept(&self) -> Result<Option<Accepted>, AcceptError> {
         loop {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-            match acceptfrom_with(self.io.get_ref(), flags) {
+            match acceptfrom_with(&self.socket, flags) {
                 Ok((fd, peer)) => {
                     let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
                     // A TCP client has an address; one that can't be told is shown as unspecified.

@@ -10,6 +10,7 @@ use socket2::{Domain, Protocol, SockAddr, Type};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{Socket, Upstream};
+use crate::reactor::Assumed;
 
 /// The pauses between tries while the application is not there yet.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -137,15 +138,15 @@ async fn connect_socket(
 ) -> io::Result<Socket> {
     let socket = socket2::Socket::new(domain, Type::STREAM.nonblocking(), protocol)?;
     match socket.connect(addr) {
-        Ok(()) => Socket::new(OwnedFd::from(socket)),
+        Ok(()) => Socket::watched(OwnedFd::from(socket), Assumed::Writable),
         Err(error) if is(&error, Errno::INPROGRESS) => {
             // On this host the handshake is over by now, though the first call could not say so.
             match socket.connect(addr) {
-                Ok(()) => return Socket::new(OwnedFd::from(socket)),
+                Ok(()) => return Socket::watched(OwnedFd::from(socket), Assumed::Writable),
                 Err(error) if is(&error, Errno::ALREADY) => {}
                 Err(error) => return Err(error),
             }
-            let socket = Socket::new(OwnedFd::from(socket))?;
+            let socket = Socket::watched(OwnedFd::from(socket), Assumed::Nothing)?;
             socket.connected().await?;
             Ok(socket)
         }
@@ -160,7 +161,7 @@ fn is(error: &io::Error, errno: Errno) -> bool {
 impl Socket {
     /// Waits until a connect under way has ended, well or not.
     async fn connected(&self) -> io::Result<()> {
-        std::future::poll_fn(|cx| self.poll_writable(cx)).await?;
+        std::future::poll_fn(|cx| self.poll_writable(cx)).await;
         match self.options().take_error()? {
             Some(error) => Err(error),
             None => Ok(()),

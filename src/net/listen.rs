@@ -5,8 +5,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::options;
 
@@ -86,19 +84,18 @@ impl Bound {
     /// Lets connections in.
     ///
     /// # Errors
-    /// When another process listens on the same port meanwhile, or the runtime takes no more.
+    /// When another process listens on the same port meanwhile.
     pub fn listen(self) -> Result<Listener, BindError> {
         let fail = |source| BindError { addr: self.addr, source };
         self.socket.listen(BACKLOG).map_err(fail)?;
-        let io = options::register(self.socket, Interest::READABLE).map_err(fail)?;
-        Ok(Listener { io, addr: self.addr, options: self.options })
+        Ok(Listener { socket: self.socket, addr: self.addr, options: self.options })
     }
 }
 
 /// A listening socket.
 #[derive(Debug)]
 pub struct Listener {
-    pub(super) io: AsyncFd<Socket>,
+    pub(super) socket: Socket,
     addr: SocketAddr,
     options: ListenOptions,
 }
@@ -119,12 +116,12 @@ impl Listener {
     /// Finished handshakes that nobody has accepted yet; 0 when the kernel does not tell.
     #[must_use]
     pub fn queue_length(&self) -> u32 {
-        options::accept_queue_length(self.io.get_ref()).unwrap_or(0)
+        options::accept_queue_length(&self.socket).unwrap_or(0)
     }
 
     /// For the SYN gate.
     #[must_use]
     pub fn socket(&self) -> SockRef<'_> {
-        SockRef::from(self.io.get_ref())
+        SockRef::from(&self.socket)
     }
 }

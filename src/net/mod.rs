@@ -8,7 +8,7 @@ mod listen;
 pub mod options;
 mod socket;
 
-pub use accept::{AcceptError, Accepted, Backoff};
+pub use accept::{AcceptError, Accepted, Acceptor, Backoff};
 pub use address::{ParseUpstreamError, Upstream};
 pub use connect::{ConnectError, connect};
 pub use listen::{BindError, Bound, ListenOptions, Listener};

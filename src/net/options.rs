@@ -1,13 +1,11 @@
 //! Socket options and limits of the process; the one file with unsafe code.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// Keep-alive probes: when the first is sent, how far apart, and how many go unanswered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,17 +92,4 @@ pub fn accept_queue_length(listener: impl AsFd) -> io::Result<u32> {
         )
     };
     if result == 0 { Ok(info.tcpi_unacked) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Registers a socket with the current runtime's poller.
-///
-/// # Errors
-/// When the poller takes no more descriptors.
-#[expect(unsafe_code, reason = "tokio can't see that a type owns its descriptor")]
-pub(super) fn register<T: Into<OwnedFd> + AsRawFd>(
-    socket: T,
-    interest: Interest,
-) -> io::Result<AsyncFd<T>> {
-    // SAFETY: a type that turns into an OwnedFd owns one descriptor, open until it is dropped.
-    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }

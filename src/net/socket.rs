@@ -9,60 +9,66 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use rustix::pipe::{SpliceFlags, splice};
 use socket2::SockRef;
-use tokio::io::Interest;
-use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
-use super::options;
+use crate::reactor::{Assumed, Source};
 
-/// A connected, non-blocking stream socket that is registered with the current runtime.
+/// A connected, non-blocking stream socket that the current worker watches.
 #[derive(Debug)]
-pub struct Socket(AsyncFd<OwnedFd>);
+pub struct Socket {
+    /// Before the descriptor, so that it is gone when that is closed.
+    source: Source,
+    fd: OwnedFd,
+}
 
 impl Socket {
-    /// Registers a non-blocking socket with the current runtime.
+    /// Has the current worker watch a connected, non-blocking socket.
     ///
     /// # Errors
-    /// When the runtime's poller takes no more descriptors.
+    /// When the kernel watches no more descriptors, or the calling thread is no worker.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
-        options::register(fd, Interest::READABLE | Interest::WRITABLE).map(Socket)
+        Socket::watched(fd, Assumed::Everything)
+    }
+
+    /// The same for a socket on which nothing is expected yet.
+    ///
+    /// # Errors
+    /// As [`Socket::new`].
+    pub(crate) fn watched(fd: OwnedFd, assumed: Assumed) -> io::Result<Self> {
+        Ok(Socket { source: Source::stream(fd.as_fd(), assumed)?, fd })
     }
 
     /// Reads what is there, 0 bytes at the end of the stream.
     ///
-    /// A short read clears the readiness at once, which saves the read that would only say
-    /// `EAGAIN`: with edge-triggered polling the next bytes raise it again.
+    /// A short read has found all that there was, which saves the read that would only say
+    /// `EAGAIN`: with edge-triggered polling the next bytes are told of anew.
     ///
     /// # Errors
     /// Those of recv(2).
     pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {
-            let mut guard = ready!(self.0.poll_read_ready(cx))?;
-            match rustix::net::recv(&self.0, &mut *buffer, RecvFlags::empty()) {
+            ready!(self.source.poll_readable(cx));
+            match rustix::net::recv(&self.fd, &mut *buffer, RecvFlags::empty()) {
                 Ok((read, _)) => {
                     if 0 < read && read < buffer.len() {
-                        guard.clear_ready();
+                        self.source.clear_readable();
                     }
                     return Poll::Ready(Ok(read));
                 }
-                Err(error) => clear_or_fail(&mut guard, error)?,
+                Err(Errno::AGAIN) => self.source.clear_readable(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
     }
 
-    /// Whether a read would find something; costs no system call.
-    ///
-    /// # Errors
-    /// When the runtime is shutting down.
-    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_read_ready(cx).map_ok(|_| ())
+    /// Whether a read may find something; costs no system call.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.source.poll_readable(cx)
     }
 
-    /// Whether a write would be taken, or a connect under way has ended.
-    ///
-    /// # Errors
-    /// When the runtime is shutting down.
-    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_write_ready(cx).map_ok(|_| ())
+    /// Whether a write may be taken, or a connect under way has ended.
+    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.source.poll_writable(cx)
     }
 
     /// Writes what the kernel takes. Never raises SIGPIPE.
@@ -71,15 +77,17 @@ impl Socket {
     /// Those of send(2).
     pub fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
-            let mut guard = ready!(self.0.poll_write_ready(cx))?;
-            match rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL) {
+            ready!(self.source.poll_writable(cx));
+            match rustix::net::send(&self.fd, bytes, SendFlags::NOSIGNAL) {
                 Ok(written) => {
                     if written < bytes.len() {
-                        guard.clear_ready();
+                        self.source.clear_writable();
                     }
                     return Poll::Ready(Ok(written));
                 }
-                Err(error) => clear_or_fail(&mut guard, error)?,
+                Err(Errno::AGAIN) => self.source.clear_writable(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
     }
@@ -95,11 +103,13 @@ impl Socket {
         bytes: usize,
     ) -> Poll<io::Result<usize>> {
         loop {
-            let mut guard = ready!(self.0.poll_read_ready(cx))?;
+            ready!(self.source.poll_readable(cx));
             // A short count may come of the pipe's slots, so only EAGAIN says that nothing is left.
-            match splice(&self.0, None, pipe, None, bytes, SpliceFlags::NONBLOCK) {
+            match splice(&self.fd, None, pipe, None, bytes, SpliceFlags::NONBLOCK) {
                 Ok(moved) => return Poll::Ready(Ok(moved)),
-                Err(error) => clear_or_fail(&mut guard, error)?,
+                Err(Errno::AGAIN) => self.source.clear_readable(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
     }
@@ -116,10 +126,12 @@ impl Socket {
         bytes: usize,
     ) -> Poll<io::Result<usize>> {
         loop {
-            let mut guard = ready!(self.0.poll_write_ready(cx))?;
-            match splice(pipe, None, &self.0, None, bytes, SpliceFlags::NONBLOCK) {
+            ready!(self.source.poll_writable(cx));
+            match splice(pipe, None, &self.fd, None, bytes, SpliceFlags::NONBLOCK) {
                 Ok(moved) => return Poll::Ready(Ok(moved)),
-                Err(error) => clear_or_fail(&mut guard, error)?,
+                Err(Errno::AGAIN) => self.source.clear_writable(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
     }
@@ -129,35 +141,24 @@ impl Socket {
     /// # Errors
     /// `NotConnected` when the peer has reset the connection.
     pub fn shutdown_write(&self) -> io::Result<()> {
-        Ok(rustix::net::shutdown(&self.0, Shutdown::Write)?)
+        Ok(rustix::net::shutdown(&self.fd, Shutdown::Write)?)
     }
 
     /// Makes the close a reset that throws away what was not sent. A Unix socket just closes.
     pub fn reset_on_close(&self) {
         // A socket that can't linger (Unix, or one that is already reset) needs no telling.
-        let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(&self.fd).set_linger(Some(Duration::ZERO));
     }
 
     /// For socket options.
     #[must_use]
     pub fn options(&self) -> SockRef<'_> {
-        SockRef::from(&self.0)
+        SockRef::from(&self.fd)
     }
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.get_ref().as_fd()
-    }
-}
-
-fn clear_or_fail(guard: &mut AsyncFdReadyGuard<'_, OwnedFd>, error: Errno) -> io::Result<()> {
-    match error {
-        Errno::INTR => Ok(()),
-        Errno::AGAIN => {
-            guard.clear_ready();
-            Ok(())
-        }
-        other => Err(other.into()),
+        self.fd.as_fd()
     }
 }

@@ -1,12 +1,15 @@
 //! What the rest of the process sees of a relay, and how it is told to leave.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 
 use atomic_waker::AtomicWaker;
 
 use crate::protocol::{Class, Direction, Surprise};
+
+/// The part of the order's word that is the order; above it the orders are counted.
+const ORDER: u32 = 0b111;
 
 /// What a relay is asked to do. Each order goes further than the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,8 +28,8 @@ pub enum Order {
 }
 
 impl Order {
-    fn from_u8(order: u8) -> Self {
-        match order {
+    fn from_word(word: u32) -> Self {
+        match word & ORDER {
             0 => Order::Serve,
             1 => Order::Drain,
             2 => Order::Leave,
@@ -43,7 +46,9 @@ pub struct Control {
     class: AtomicU64,
     /// What surprised, said once: a connection that is opaque stays so.
     surprise: OnceLock<Surprise>,
-    order: AtomicU8,
+    /// The order, and above it how many there were: a relay sees that it was woken even when an
+    /// order was taken back meanwhile.
+    order: AtomicU32,
     waker: AtomicWaker,
     from_client: AtomicU64,
     from_upstream: AtomicU64,
@@ -56,7 +61,7 @@ impl Control {
         let control = Control {
             class: AtomicU64::new(0),
             surprise: OnceLock::new(),
-            order: AtomicU8::new(Order::Serve as u8),
+            order: AtomicU32::new(Order::Serve as u32),
             waker: AtomicWaker::new(),
             from_client: AtomicU64::new(0),
             from_upstream: AtomicU64::new(0),
@@ -107,9 +112,11 @@ impl Control {
     /// Gives an order. A relay that is leaving can't be called back: orders from [`Order::Leave`]
     /// on only go further, those before may be taken back by an undrain.
     pub fn order(&self, order: Order) {
-        let raised = self.order.fetch_update(Ordering::AcqRel, Ordering::Acquire, |current| {
-            let leaving = current >= Order::Leave as u8;
-            (order as u8 != current && !(leaving && (order as u8) < current)).then_some(order as u8)
+        let raised = self.order.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+            let current = Order::from_word(word);
+            let is_left = current >= Order::Leave && order < current;
+            let count = (word & !ORDER).wrapping_add(ORDER + 1);
+            (order != current && !is_left).then_some(count | order as u32)
         });
         if raised.is_ok() {
             self.waker.wake();
@@ -119,7 +126,7 @@ impl Control {
     /// The order in force.
     #[must_use]
     pub fn current(&self) -> Order {
-        Order::from_u8(self.order.load(Ordering::Acquire))
+        Order::from_word(self.order.load(Ordering::Acquire))
     }
 
     /// Resolves when an order at least as strong is given. One waiter at a time: not while a
@@ -147,9 +154,15 @@ impl Control {
         before == 0
     }
 
-    /// The task to wake when an order is given.
-    pub(super) fn listen(&self, waker: &Waker) {
-        self.waker.register(waker);
+    /// Has the relay's task woken when an order is given. `heard` is the relay's: it saves the
+    /// registration, which takes locked steps, until the waker has been used.
+    pub(super) fn listen(&self, waker: &Waker, heard: &mut Option<u32>) {
+        let word = Some(self.order.load(Ordering::Acquire));
+        if word != *heard {
+            // The word from before, so that an order that comes meanwhile is not taken for heard.
+            *heard = word;
+            self.waker.register(waker);
+        }
     }
 
     fn counter(&self, direction: Direction) -> &AtomicU64 {

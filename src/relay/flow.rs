@@ -11,6 +11,15 @@ use crate::protocol::{Direction, Step, Tracker, Word};
 /// Bytes that one direction moves before it lets other connections have their turn.
 const TURN_BYTES: usize = 1024 * 1024;
 
+/// What a direction need know of the rest when it has its turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    /// Whether the tracker is asked for words of its own.
+    pub(super) may_speak: bool,
+    /// Whether the sockets are closed when this direction has ended too: that sends the FIN.
+    pub(super) is_last: bool,
+}
+
 /// What happened in one turn of a direction.
 #[derive(Debug)]
 pub(super) enum Progress {
@@ -128,6 +137,7 @@ impl Flow {
         &mut self,
         cx: &mut Context<'_>,
         tracker: &mut Tracker,
+        turn: Turn,
         source: &Socket,
         sink: &Socket,
     ) -> Result<Progress, Failure> {
@@ -136,7 +146,7 @@ impl Flow {
             if moved >= TURN_BYTES {
                 return Ok(Progress::TurnOver(moved));
             }
-            match self.poll_step(cx, tracker, source, sink) {
+            match self.poll_step(cx, tracker, turn, source, sink) {
                 Poll::Ready(step) => moved += step?,
                 Poll::Pending => return Ok(Progress::Waiting(moved)),
             }
@@ -149,6 +159,7 @@ impl Flow {
         &mut self,
         cx: &mut Context<'_>,
         tracker: &mut Tracker,
+        turn: Turn,
         source: &Socket,
         sink: &Socket,
     ) -> Poll<Result<usize, Failure>> {
@@ -156,7 +167,8 @@ impl Flow {
             return self.poll_flush(cx, sink);
         }
         // Before a FIN too: a client that is told which request was the last can send the others again.
-        if self.sink != Sink::Discard
+        if turn.may_speak
+            && self.sink != Sink::Discard
             && !self.source_ended
             && self.held.is_empty()
             && let Some(farewell) = tracker.interject(self.direction)
@@ -169,7 +181,7 @@ impl Flow {
             return Poll::Ready(Ok(0));
         }
         if self.source_ended || self.sink == Sink::Closing {
-            return Poll::Ready(self.finish(sink).map(|()| 0));
+            return Poll::Ready(self.finish(sink, turn).map(|()| 0));
         }
         self.poll_fill(cx, tracker, source)
     }
@@ -181,7 +193,7 @@ impl Flow {
         source: &Socket,
     ) -> Poll<Result<usize, Failure>> {
         // Asked first, because a buffer is lent only to somebody who has something to put in it.
-        ready!(source.poll_readable(cx)).map_err(Failure::Reading)?;
+        ready!(source.poll_readable(cx));
         if self.load == Load::Bulk
             && let Some(bytes) = self.pipeable_bytes(tracker)
             && let Some(pipe) = Pipe::borrow()
@@ -354,9 +366,10 @@ impl Flow {
     }
 
     /// Passes the end on.
-    fn finish(&mut self, sink: &Socket) -> Result<(), Failure> {
+    fn finish(&mut self, sink: &Socket, turn: Turn) -> Result<(), Failure> {
         let closing = std::mem::replace(&mut self.sink, Sink::Discard);
-        if closing != Sink::Discard {
+        let is_closed_next = turn.is_last && self.source_ended;
+        if closing != Sink::Discard && !is_closed_next {
             sink.shutdown_write().map_err(Failure::Writing)?;
         }
         self.ended = self.source_ended;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::control::{Control, Order};
 use super::farewell::{Advice, Farewell, IdleClose};
-use super::flow::{Failure, Flow, Progress};
+use super::flow::{Failure, Flow, Progress, Turn};
 use crate::net::{Socket, options};
 use crate::protocol::http1::DrainOptions;
 use crate::protocol::{Class, Direction, Events, Tracker, Word, websocket};
@@ -85,6 +85,10 @@ pub struct Relay<'a> {
     to_upstream: Flow,
     to_client: Flow,
     obeyed: Order,
+    /// See [`Control::listen`]. It lives in one task, whose waker is always the same.
+    heard: Option<u32>,
+    /// Whether there has been a drain: before, no tracker has anything to say.
+    has_drained: bool,
     farewell: Farewell,
     /// Only while a time-out applies; most connections never have one.
     timer: Option<Pin<Box<Sleep>>>,
@@ -117,6 +121,8 @@ impl<'a> Relay<'a> {
             to_upstream: Flow::new(Direction::FromClient),
             to_client: Flow::new(Direction::FromUpstream),
             obeyed: Order::Serve,
+            heard: None,
+            has_drained: false,
             farewell: Farewell::default(),
             timer: None,
             delivery: None,
@@ -139,7 +145,10 @@ impl<'a> Relay<'a> {
         let _ = options::set_keep_alive(&self.client.options(), keep_alive);
         match order {
             Order::Serve => self.tracker.end_drain(),
-            _ => self.tracker.begin_drain(&self.observer.drain_options()),
+            _ => {
+                self.has_drained = true;
+                self.tracker.begin_drain(&self.observer.drain_options());
+            }
         }
         if order >= Order::Leave && self.obeyed < Order::Leave {
             self.leave();
@@ -272,11 +281,18 @@ impl<'a> Relay<'a> {
         cx: &mut Context<'_>,
         direction: Direction,
     ) -> Result<bool, Failure> {
-        let (flow, source, sink) = match direction {
-            Direction::FromClient => (&mut self.to_upstream, self.client, self.upstream),
-            Direction::FromUpstream => (&mut self.to_client, self.upstream, self.client),
+        let (flow, other, source, sink) = match direction {
+            Direction::FromClient => {
+                (&mut self.to_upstream, &self.to_client, self.client, self.upstream)
+            }
+            Direction::FromUpstream => {
+                (&mut self.to_client, &self.to_upstream, self.upstream, self.client)
+            }
         };
-        let moved = match flow.poll(cx, &mut self.tracker, source, sink)? {
+        // In a drain the FIN's arrival is waited for before anything is closed.
+        let is_last = other.has_ended() && !self.has_drained;
+        let turn = Turn { may_speak: self.has_drained, is_last };
+        let moved = match flow.poll(cx, &mut self.tracker, turn, source, sink)? {
             Progress::Waiting(moved) | Progress::Ended(moved) => moved,
             Progress::TurnOver(moved) => {
                 cx.waker().wake_by_ref();
@@ -350,7 +366,7 @@ impl Future for Relay<'_> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
         let relay = self.get_mut();
-        relay.control.listen(cx.waker());
+        relay.control.listen(cx.waker(), &mut relay.heard);
         if relay.obey() {
             relay.client.reset_on_close();
             relay.upstream.reset_on_close();
