@@ -29,7 +29,7 @@ RUN set -eu; \
 COPY . .
 
 # What was downloaded and the compiled dependencies stay in the builder's caches; the caches are not
-# in the image, hence the copy. See docs/decisions/static-glibc.md for +crt-static.
+# in the image, hence the copy. See docs/decisions/static-glibc.md for what is static.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,id=ebbtide-target-$TARGETARCH,target=/src/target \
     set -eu; \
@@ -37,8 +37,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     upper=$(echo "$target" | tr 'a-z-' 'A-Z_'); \
     export "CARGO_TARGET_${upper}_LINKER=$arch-linux-gnu-gcc"; \
     export "CC_$(echo "$target" | tr - _)=$arch-linux-gnu-gcc"; \
-    export RUSTFLAGS="-C target-feature=+crt-static"; \
-    cargo build --locked --release --bin ebbtide --target "$target"; \
+    make static TARGET="$target"; \
     cp "target/$target/release/ebbtide" /ebbtide
 
 FROM scratch

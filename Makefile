@@ -9,6 +9,10 @@ TARGET := $(shell uname -m)-unknown-linux-gnu
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 STATIC_BIN := $(TARGET_DIR)/$(TARGET)/release/ebbtide
 
+# The Dockerfile builds with this too. Packed relocations take a sixteenth of the room of plain ones,
+# which a static program reads one and all when it starts, and so keeps in memory.
+STATIC_RUSTFLAGS := -C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs
+
 .PHONY: demo test compare needs check static
 
 # The main job, to look at, on embedded defaults.
@@ -46,6 +50,6 @@ check:
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
 static:
-	RUSTFLAGS="-C target-feature=+crt-static" \
+	RUSTFLAGS="$(STATIC_RUSTFLAGS)" \
 	  cargo build --locked --release --bin ebbtide --target $(TARGET)
 	@echo "$(STATIC_BIN)"

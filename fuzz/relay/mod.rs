@@ -137,7 +137,7 @@ struct Connection<'a> {
     setting: &'a Setting,
     control: &'a Control,
     watcher: &'a Watcher,
-    relay: Pin<Box<Relay<'a>>>,
+    relay: Pin<Box<Relay<'a, &'a Watcher>>>,
     woken: Arc<Woken>,
     end: Option<End>,
     client: Peer,

@@ -64,7 +64,7 @@ pub(super) fn shown(entry: &Entry) -> ConnectionView {
     ConnectionView {
         id: entry.id.number(),
         peer: entry.peer.to_string(),
-        listener: entry.listener.to_string(),
+        listener: entry.listener.addr.to_string(),
         class: class.name().to_owned(),
         open_streams: match class {
             Class::Http2 { open_streams } => Some(open_streams),

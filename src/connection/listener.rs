@@ -178,7 +178,7 @@ impl Listening {
         let class = if is_health_check { Class::HealthCheck } else { tracker.class() };
         // Counted before the queue is looked at again: a drain never sees zero in between.
         let guard = (!is_health_check).then(|| self.serving.drain.guard());
-        let registered = self.serving.table.register(accepted.peer, self.status.addr, class);
+        let registered = self.serving.table.register(accepted.peer, &self.status, class);
         if phase > Phase::Serving {
             registered.entry.control.order(Order::Drain);
         }

@@ -12,8 +12,8 @@ use crate::relay::Observer;
 
 /// Keeps a connection's entry, guard and counts in step with what its bytes say.
 pub(super) struct Watcher<'a> {
-    serving: &'a Serving,
-    entry: &'a Entry,
+    pub(super) serving: &'a Serving,
+    pub(super) entry: &'a Entry,
     /// Held while the connection keeps a drain from ending. A new connection does until its first
     /// bytes say otherwise: its request may be on its way. A health check has none.
     guard: Option<Guard>,
@@ -40,7 +40,7 @@ impl Observer for Watcher<'_> {
     }
 
     fn class(&mut self, class: Class) {
-        if self.entry.is_health_check {
+        if self.entry.control.is_health_check() {
             return;
         }
         self.entry.control.set_class(class);

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use tokio::sync::Notify;
 
+use super::status::ListenerStatus;
 use crate::protocol::Class;
 use crate::relay::{Control, Order};
 
@@ -48,15 +49,11 @@ pub struct Entry {
     /// The client.
     pub peer: SocketAddr,
     /// The listener that it came through.
-    pub listener: SocketAddr,
-    /// Whether it comes from a network that only checks our health: then it stays one.
-    pub is_health_check: bool,
+    pub listener: Arc<ListenerStatus>,
     /// When it was accepted.
     pub opened: Instant,
-    /// Its byte counts and orders.
+    /// Its use, its byte counts and its orders.
     pub control: Control,
-    /// What it was being used for when a drain first made it leave.
-    forced: OnceLock<Class>,
 }
 
 impl Entry {
@@ -75,14 +72,7 @@ impl Entry {
     /// Whether a drain made it leave.
     #[must_use]
     pub fn was_forced(&self) -> bool {
-        self.forced.get().is_some()
-    }
-
-    /// What it was being used for when a drain first made it leave, if one did. What it became on
-    /// its way out says nothing about what was lost.
-    #[must_use]
-    pub fn forced_class(&self) -> Option<Class> {
-        self.forced.get().copied()
+        self.control.forced_class().is_some()
     }
 }
 
@@ -127,16 +117,19 @@ struct Inner {
 impl Table {
     /// Puts a connection into the table, until what is returned is dropped.
     #[must_use]
-    pub fn register(&self, peer: SocketAddr, listener: SocketAddr, class: Class) -> Registered {
+    pub fn register(
+        &self,
+        peer: SocketAddr,
+        listener: &Arc<ListenerStatus>,
+        class: Class,
+    ) -> Registered {
         let id = ConnectionId(self.0.next_id.fetch_add(1, Ordering::Relaxed) + 1);
         let entry = Arc::new(Entry {
             id,
             peer,
-            listener,
-            is_health_check: class == Class::HealthCheck,
+            listener: Arc::clone(listener),
             opened: Instant::now(),
             control: Control::new(class),
-            forced: OnceLock::new(),
         });
         self.0.entries.insert(id, Arc::clone(&entry));
         self.0.open.fetch_add(1, Ordering::AcqRel);
@@ -230,7 +223,7 @@ impl Table {
         if !self.0.entries.contains_key(&entry.id) {
             return;
         }
-        if entry.forced.set(entry.class()).is_ok() {
+        if entry.control.force() {
             self.0.forced.fetch_add(1, Ordering::AcqRel);
         }
         entry.control.order(order);
@@ -269,13 +262,14 @@ mod tests {
         #[test]
         fn counts_are_what_is_there(steps in prop::collection::vec((0u8..4, 0usize..8), 1..200)) {
             let table = Table::default();
+            let listener = Arc::new(ListenerStatus::new(addr()));
             let mut open: Vec<Registered> = Vec::new();
             let mut forced = 0;
             let mut last_id = None;
             for (step, which) in steps {
                 match (step, open.get(which % open.len().max(1))) {
-                    (0, _) => open.push(table.register(addr(), addr(), Class::Tcp)),
-                    (1, _) => open.push(table.register(addr(), addr(), Class::HealthCheck)),
+                    (0, _) => open.push(table.register(addr(), &listener, Class::Tcp)),
+                    (1, _) => open.push(table.register(addr(), &listener, Class::HealthCheck)),
                     (2, Some(_)) => drop(open.swap_remove(which % open.len())),
                     (3, Some(registered)) => {
                         forced += u64::from(!registered.entry.was_forced());
@@ -306,7 +300,8 @@ mod tests {
     #[test]
     fn who_has_ended_by_itself_was_not_forced() {
         let table = Table::default();
-        let registered = table.register(addr(), addr(), Class::Tcp);
+        let listener = Arc::new(ListenerStatus::new(addr()));
+        let registered = table.register(addr(), &listener, Class::Tcp);
         let entry = Arc::clone(&registered.entry);
         drop(registered);
         table.force(&entry, Order::Leave);

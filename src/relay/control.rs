@@ -46,6 +46,9 @@ pub struct Control {
     class: AtomicU64,
     /// What surprised, said once: a connection that is opaque stays so.
     surprise: OnceLock<Surprise>,
+    /// What it carried when a drain first made it leave, in such a word too; 0 if none has.
+    forced: AtomicU64,
+    is_health_check: bool,
     /// The order, and above it how many there were: a relay sees that it was woken even when an
     /// order was taken back meanwhile.
     order: AtomicU32,
@@ -55,12 +58,14 @@ pub struct Control {
 }
 
 impl Control {
-    /// A relay that has not begun.
+    /// A relay that has not begun. One that begins as a health check stays one.
     #[must_use]
     pub fn new(class: Class) -> Self {
         let control = Control {
             class: AtomicU64::new(0),
             surprise: OnceLock::new(),
+            forced: AtomicU64::new(0),
+            is_health_check: class == Class::HealthCheck,
             order: AtomicU32::new(Order::Serve as u32),
             waker: AtomicWaker::new(),
             from_client: AtomicU64::new(0),
@@ -72,20 +77,23 @@ impl Control {
 
     /// What the connection is being used for.
     #[must_use]
+    pub fn class(&self) -> Class {
+        self.class_of(self.class.load(Ordering::Acquire))
+    }
+
     #[expect(
         clippy::cast_possible_truncation,
         reason = "a word's lower half fits into half a word"
     )]
-    pub fn class(&self) -> Class {
-        let word = self.class.load(Ordering::Acquire);
+    fn class_of(&self, word: u64) -> Class {
         match word >> 32 {
-            0 => Class::Http,
-            1 => Class::Idle,
-            2 => Class::HealthCheck,
-            3 => Class::WebSocket,
-            4 => Class::Upgraded,
-            5 => Class::Http2 { open_streams: (word & u64::from(u32::MAX)) as u32 },
-            6 => Class::Tcp,
+            1 => Class::Http,
+            2 => Class::Idle,
+            3 => Class::HealthCheck,
+            4 => Class::WebSocket,
+            5 => Class::Upgraded,
+            6 => Class::Http2 { open_streams: (word & u64::from(u32::MAX)) as u32 },
+            7 => Class::Tcp,
             _ => Class::Opaque(*self.surprise.get().unwrap_or(&Surprise::UnknownProtocol)),
         }
     }
@@ -93,20 +101,40 @@ impl Control {
     /// What the connection is being used for from now on.
     pub fn set_class(&self, class: Class) {
         let (kind, open_streams) = match class {
-            Class::Http => (0, 0),
-            Class::Idle => (1, 0),
-            Class::HealthCheck => (2, 0),
-            Class::WebSocket => (3, 0),
-            Class::Upgraded => (4, 0),
-            Class::Http2 { open_streams } => (5, open_streams),
-            Class::Tcp => (6, 0),
+            Class::Http => (1, 0),
+            Class::Idle => (2, 0),
+            Class::HealthCheck => (3, 0),
+            Class::WebSocket => (4, 0),
+            Class::Upgraded => (5, 0),
+            Class::Http2 { open_streams } => (6, open_streams),
+            Class::Tcp => (7, 0),
             Class::Opaque(surprise) => {
                 // Before the word that sends others here; the first one stays.
                 let _ = self.surprise.set(surprise);
-                (7, 0)
+                (8, 0)
             }
         };
         self.class.store(kind << 32 | u64::from(open_streams), Ordering::Release);
+    }
+
+    /// Whether it comes from a network that only checks our health, whatever it carries.
+    #[must_use]
+    pub fn is_health_check(&self) -> bool {
+        self.is_health_check
+    }
+
+    /// Remembers what it carries as what a drain makes leave. Returns whether that was the first time.
+    pub fn force(&self) -> bool {
+        let class = self.class.load(Ordering::Acquire);
+        self.forced.compare_exchange(0, class, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// What it carried when a drain first made it leave, if one did. What it became on its way out
+    /// says nothing about what was lost.
+    #[must_use]
+    pub fn forced_class(&self) -> Option<Class> {
+        let word = self.forced.load(Ordering::Acquire);
+        (word > 0).then(|| self.class_of(word))
     }
 
     /// Gives an order. A relay that is leaving can't be called back: orders from [`Order::Leave`]
@@ -196,6 +224,18 @@ mod tests {
             assert_eq!(control.class(), class);
         }
         assert_eq!(Control::new(last).class(), last);
+    }
+
+    #[test]
+    fn what_a_drain_made_leave_is_told_as_it_was_then() {
+        for class in [Class::Http, Class::Tcp, Class::Opaque(Surprise::Tls)] {
+            let control = Control::new(class);
+            assert_eq!(control.forced_class(), None);
+            assert!(control.force());
+            control.set_class(Class::Http2 { open_streams: 7 });
+            assert!(!control.force(), "it is counted once");
+            assert_eq!(control.forced_class(), Some(class));
+        }
     }
 
     #[test]

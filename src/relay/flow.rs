@@ -59,9 +59,21 @@ const MESSAGE_BYTES: usize = 16 * 1024;
 #[derive(Debug)]
 enum Pending {
     /// From `start` to `end` of what is here.
-    Buffered { buffer: Buffer, start: usize, end: usize },
+    Buffered { buffer: Buffer, start: u32, end: u32 },
     /// In the kernel.
     Piped(Pipe),
+}
+
+impl Pending {
+    fn buffered(buffer: Buffer, end: usize) -> Self {
+        Pending::Buffered { buffer, start: 0, end: place(end) }
+    }
+}
+
+/// A place in a buffer, in half a word: every idle connection has room for four.
+fn place(bytes: usize) -> u32 {
+    u32::try_from(bytes)
+        .expect("no buffer has 4 GiB: a read fills the large one, and a head is bounded")
 }
 
 /// How much the last read found, which is what the next one expects.
@@ -80,7 +92,7 @@ pub(super) struct Flow {
     direction: Direction,
     pending: Option<Pending>,
     /// Bytes that the tracker wants to see again with what follows them; only while it edits.
-    held: Vec<u8>,
+    held: Box<[u8]>,
     sink: Sink,
     load: Load,
     source_ended: bool,
@@ -95,7 +107,7 @@ impl Flow {
         Flow {
             direction,
             pending: None,
-            held: Vec::new(),
+            held: Box::default(),
             sink: Sink::Forward,
             load: Load::Messages,
             source_ended: false,
@@ -255,14 +267,14 @@ impl Flow {
     fn show(&mut self, tracker: &mut Tracker, buffer: Buffer, read: usize) {
         let bytes = buffer.bytes().get(..read).unwrap_or_default();
         if tracker.is_blind() && self.held.is_empty() {
-            self.pending = Some(Pending::Buffered { buffer, start: 0, end: read });
+            self.pending = Some(Pending::buffered(buffer, read));
             return;
         }
         if self.held.is_empty() {
             match tracker.step(self.direction, bytes) {
                 // The way of every byte outside a drain: nothing is copied.
                 Step::Pass(passed) if passed >= read => {
-                    self.pending = Some(Pending::Buffered { buffer, start: 0, end: read });
+                    self.pending = Some(Pending::buffered(buffer, read));
                 }
                 step => {
                     let output = self.edited(tracker, bytes, step);
@@ -270,7 +282,7 @@ impl Flow {
                 }
             }
         } else {
-            let mut input = std::mem::take(&mut self.held);
+            let mut input = std::mem::take(&mut self.held).into_vec();
             input.extend_from_slice(bytes);
             let step = tracker.step(self.direction, &input);
             let output = self.edited(tracker, &input, step);
@@ -307,7 +319,7 @@ impl Flow {
         }
         let step = tracker.step(self.direction, &held);
         let mut output = self.edited(tracker, &held, step);
-        output.append(&mut self.held);
+        output.append(&mut std::mem::take(&mut self.held).into_vec());
         self.put(Buffer::owned(output));
     }
 
@@ -329,7 +341,7 @@ impl Flow {
                     self.pending_word = tracker.take_word().or(self.pending_word);
                 }
                 Step::Hold => {
-                    self.held = rest.to_vec();
+                    self.held = rest.into();
                     return output;
                 }
             }
@@ -342,15 +354,16 @@ impl Flow {
 
     fn put(&mut self, buffer: Buffer) {
         let end = buffer.bytes().len();
-        self.pending = (end > 0).then_some(Pending::Buffered { buffer, start: 0, end });
+        self.pending = (end > 0).then(|| Pending::buffered(buffer, end));
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, sink: &Socket) -> Poll<Result<usize, Failure>> {
         let is_done = match &mut self.pending {
             None => return Poll::Ready(Ok(0)),
             Some(Pending::Buffered { buffer, start, end }) => {
-                let bytes = buffer.bytes().get(*start..*end).unwrap_or_default();
-                *start += ready!(sink.poll_write(cx, bytes)).map_err(Failure::Writing)?;
+                let bytes = buffer.bytes().get(*start as usize..*end as usize).unwrap_or_default();
+                let written = ready!(sink.poll_write(cx, bytes)).map_err(Failure::Writing)?;
+                *start += place(written);
                 *start >= *end
             }
             Some(Pending::Piped(pipe)) => {

@@ -74,12 +74,12 @@ pub trait Observer: Send {
 }
 
 /// Moves one connection's bytes until it ends.
-pub struct Relay<'a> {
+pub struct Relay<'a, O> {
     client: &'a Socket,
     upstream: &'a Socket,
     control: &'a Control,
     manners: &'a Manners,
-    observer: &'a mut dyn Observer,
+    observer: &'a mut O,
     tracker: Tracker,
     class: Class,
     to_upstream: Flow,
@@ -90,16 +90,21 @@ pub struct Relay<'a> {
     /// Whether there has been a drain: before, no tracker has anything to say.
     has_drained: bool,
     farewell: Farewell,
-    /// Only while a time-out applies; most connections never have one.
-    timer: Option<Pin<Box<Sleep>>>,
+    /// In a box, and only while a time-out applies; most connections never have one.
+    silence: Option<Box<Silence>>,
     /// Only in a drain, while the client has not acknowledged its last answer.
     delivery: Option<Pin<Box<Sleep>>>,
+}
+
+/// How long nothing has moved.
+struct Silence {
+    timer: Pin<Box<Sleep>>,
     last_progress: Instant,
     /// What both kernels had still to deliver when the timer last fired; since then nothing moved.
     undelivered_bytes: usize,
 }
 
-impl<'a> Relay<'a> {
+impl<'a, O: Observer> Relay<'a, O> {
     /// A relay between two connected sockets.
     #[must_use]
     pub fn new(
@@ -108,7 +113,7 @@ impl<'a> Relay<'a> {
         control: &'a Control,
         tracker: Tracker,
         manners: &'a Manners,
-        observer: &'a mut dyn Observer,
+        observer: &'a mut O,
     ) -> Self {
         Relay {
             client,
@@ -124,10 +129,8 @@ impl<'a> Relay<'a> {
             heard: None,
             has_drained: false,
             farewell: Farewell::default(),
-            timer: None,
+            silence: None,
             delivery: None,
-            last_progress: Instant::now(),
-            undelivered_bytes: usize::MAX,
         }
     }
 
@@ -334,34 +337,31 @@ impl<'a> Relay<'a> {
     /// Ends a connection that has been silent for too long.
     fn poll_timeout(&mut self, cx: &mut Context<'_>, progressed: bool) -> Poll<End> {
         let Some((timeout, end)) = self.timeout() else { return Poll::Pending };
-        if progressed || self.timer.is_none() {
-            self.last_progress = Instant::now();
-            self.undelivered_bytes = usize::MAX;
+        let silence = self.silence.get_or_insert_with(|| Box::new(Silence::new(timeout)));
+        if progressed {
+            silence.broken();
         }
         // The timer is not moved with every byte: when it fires it is set to what is left.
-        let timer = self.timer.get_or_insert_with(|| {
-            Box::pin(tokio::time::sleep_until(self.last_progress + timeout))
-        });
-        while timer.as_mut().poll(cx).is_ready() {
-            if self.last_progress + timeout <= Instant::now() {
+        while silence.timer.as_mut().poll(cx).is_ready() {
+            if silence.last_progress + timeout <= Instant::now() {
                 // A slow reader may take longer than any time-out for what its kernel and ours
                 // hold, and a reset would throw that away.
                 let left = undelivered_bytes(self.client, self.upstream);
-                let before = std::mem::replace(&mut self.undelivered_bytes, left);
+                let before = std::mem::replace(&mut silence.undelivered_bytes, left);
                 if left == 0 || left >= before {
                     self.client.reset_on_close();
                     self.upstream.reset_on_close();
                     return Poll::Ready(end);
                 }
-                self.last_progress = Instant::now();
+                silence.last_progress = Instant::now();
             }
-            timer.as_mut().reset(self.last_progress + timeout);
+            silence.timer.as_mut().reset(silence.last_progress + timeout);
         }
         Poll::Pending
     }
 }
 
-impl Future for Relay<'_> {
+impl<O: Observer> Future for Relay<'_, O> {
     type Output = End;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
@@ -387,6 +387,20 @@ impl Future for Relay<'_> {
             return Poll::Ready(End::SeenOff);
         }
         relay.poll_timeout(cx, progressed)
+    }
+}
+
+impl Silence {
+    fn new(timeout: Duration) -> Self {
+        let last_progress = Instant::now();
+        let timer = Box::pin(tokio::time::sleep_until(last_progress + timeout));
+        Silence { timer, last_progress, undelivered_bytes: usize::MAX }
+    }
+
+    /// Something has moved.
+    fn broken(&mut self) {
+        self.last_progress = Instant::now();
+        self.undelivered_bytes = usize::MAX;
     }
 }
 

@@ -4,6 +4,7 @@ mod fleet;
 mod logs;
 mod metrics;
 mod requests;
+mod spool;
 
 pub use fleet::Fleet;
 pub use logs::{Log, LogFormat, init};

@@ -36,11 +36,18 @@ fn static_binary() -> PathBuf {
         .arg("--target-dir")
         .arg(&target_dir)
         .current_dir(repository("."))
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .env("RUSTFLAGS", static_rustflags())
         .status()
         .expect("cargo starts");
     assert!(built.success(), "the static build failed; `make static` does the same");
     target_dir.join(target).join("debug/ebbtide")
+}
+
+/// As `make static` has them, and the image with it.
+fn static_rustflags() -> String {
+    let text = fs::read_to_string(repository("Makefile")).expect("readable");
+    let flags = text.lines().find_map(|line| line.strip_prefix("STATIC_RUSTFLAGS := "));
+    flags.expect("the static build's flags").to_owned()
 }
 
 fn succeed(program: &str, args: &[&str]) {
@@ -282,7 +289,7 @@ fn the_build_gets_what_it_reads() {
     let text = fs::read_to_string(repository(".dockerignore")).expect("readable");
     let kept: Vec<_> = text.lines().filter_map(|line| line.strip_prefix('!')).collect();
     assert!(text.lines().any(|line| line == "*"), "target/ alone is gigabytes");
-    for needed in ["Cargo.toml", "Cargo.lock", "src"] {
+    for needed in ["Cargo.toml", "Cargo.lock", "Makefile", "src"] {
         assert!(kept.contains(&needed), "{needed}");
     }
     let manifest = fs::read_to_string(repository("Cargo.toml")).expect("readable");

@@ -27,18 +27,24 @@ pub(super) struct Grammar<Parse> {
 /// What has come of a head so far.
 #[derive(Debug, Default)]
 pub(super) struct Gather {
-    /// Bytes of a head that have been passed on already.
-    passed: Vec<u8>,
+    /// In a box: most heads come whole.
+    begun: Option<Box<Begun>>,
     /// How many bytes of a head that is held back hold no end of it.
     held_bytes: u32,
     /// Whether its first line has been looked at.
     has_line: bool,
 }
 
+/// A head of which a part has been passed on.
+#[derive(Debug)]
+struct Begun {
+    passed: Vec<u8>,
+}
+
 impl Gather {
     /// Whether a part of a head has been passed on.
     pub(super) fn is_begun(&self) -> bool {
-        !self.passed.is_empty()
+        self.begun.is_some()
     }
 
     /// Whether a part of a head has been read, passed on or held back.
@@ -49,7 +55,7 @@ impl Gather {
     /// Room that is taken for a cut head.
     #[cfg(test)]
     pub(super) fn kept_bytes(&self) -> usize {
-        self.passed.capacity()
+        self.begun.as_ref().map_or(0, |begun| begun.passed.capacity())
     }
 
     /// Forgets what has come so far.
@@ -63,8 +69,8 @@ impl Gather {
     where
         Parse: Fn(&[u8]) -> Parsed<T>,
     {
-        if self.is_begun() {
-            let found = go_on(&mut self.passed, &mut self.has_line, bytes, grammar)?;
+        if let Some(begun) = &mut self.begun {
+            let found = go_on(&mut begun.passed, &mut self.has_line, bytes, grammar)?;
             if found.is_some() {
                 self.clear();
             }
@@ -75,7 +81,7 @@ impl Gather {
         self.has_line = false;
         if found.is_none() {
             self.has_line = line_end(bytes).is_some();
-            self.passed = bytes.to_vec();
+            self.begun = Some(Box::new(Begun { passed: bytes.to_vec() }));
         }
         Ok(found)
     }

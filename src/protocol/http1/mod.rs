@@ -50,7 +50,8 @@ pub struct Tracker {
     requests: Requests,
     responses: Responses,
     outstanding: Outstanding,
-    drain: Option<DrainOptions>,
+    /// In a box: most connections never see a drain.
+    drain: Option<Box<DrainOptions>>,
     patience: u8,
     ending: Ending,
     /// The farewell was said, or a request was not forwarded: this cannot be undone.
@@ -180,7 +181,7 @@ impl Tracker {
             mode: Mode::Http,
             requests: Requests::default(),
             responses: Responses::default(),
-            outstanding: Outstanding::new(),
+            outstanding: Outstanding::default(),
             drain: None,
             patience: PATIENCE,
             ending: Ending::Open,
@@ -278,7 +279,7 @@ impl Tracker {
         if self.drain.is_none() {
             self.patience = PATIENCE;
         }
-        self.drain = Some(options.clone());
+        self.drain = Some(Box::new(options.clone()));
     }
 
     /// The drain was undone. A connection that has been told of its end still ends.
