@@ -103,7 +103,7 @@ fn a_websocket_message_costs_no_allocation() {
         peers.answer(SWITCHING);
     };
     let masked = [&[0x82, 0x80 | 64, 1, 2, 3, 4][..], &[7; 64]].concat();
-    let large = [&[0x82, 127, 0, 0, 0, 0, 0, 4, 0, 0][..], &[7; 4 << 16]].concat();
+    let large = [&[0x82, 127, 0, 0, 0, 0, 0, 4, 0, 0][..], &vec![7; 4 << 16]].concat();
     free(Speaks::Http1, greet, move |peers, call| {
         peers.ask(&masked);
         peers.answer(&[0x81, 2, b'o', b'k']);
