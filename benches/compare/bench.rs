@@ -15,7 +15,7 @@ use super::load::{self, Load, Pace, Response, Tally, Traffic};
 use super::machine::Foreign;
 use super::measure;
 use super::peers::{Mode, Out, Peer, Role, Running};
-use super::process::Tree;
+use super::process::{Tree, waited_seconds};
 use super::works::{Drain, Figure, Task, Work};
 
 /// Part of a turn's time that goes before its measurement.
@@ -172,8 +172,10 @@ impl Bench {
             Drain::Terminate => Leave::Signal(Signal::TERM),
         };
         let begin = || leave.begin(&running.process, running.admin);
+        let load_waited_before = waited_seconds(std::process::id());
         let counts = drain::run(running.addr, work.mode, self.grace(), begin);
         let counts = counts.map_err(|error| error.to_string())?;
+        let load_waited = waited_seconds(std::process::id()) - load_waited_before;
         let last = Instant::now();
         // Before each look, which ends what is known of a process that has ended.
         let mut times = (lane.cost.cpu_seconds(), lane.cost.waited_seconds());
@@ -191,11 +193,15 @@ impl Bench {
         figures.push(end_time);
         let units = drain::Counts::value(&counts.answered);
         let stayed = ended.is_none().then(|| format!("still there after {PATIENCE:?}"));
+        let error = [counts.reasons(), stayed].into_iter().flatten().reduce(|a, b| a + "; " + &b);
         // Whoever had no core has lost nothing by a mistake of its own.
         let (ran, waited) = times;
-        let error = [counts.reasons(), stayed].into_iter().flatten().reduce(|a, b| a + "; " + &b);
-        let error =
-            error.map(|it| format!("{it}; it ran {ran:.2} s and waited {waited:.2} s for a core"));
+        let error = error.map(|error| {
+            format!(
+                "{error}; it ran {ran:.2} s and waited {waited:.2} s for its core, \
+                 the load {load_waited:.2} s for the other one"
+            )
+        });
         Ok(Turn { units, errors: 0, error, foreign: foreign.share(), tries: 1, figures })
     }
 

@@ -86,11 +86,11 @@ impl Tree {
     }
 }
 
-/// The second figure of each thread's schedstat, in nanoseconds.
+/// The same of one process: the second figure of each thread's schedstat, in nanoseconds.
 ///
 /// # Source
 /// Linux, Documentation/scheduler/sched-stats.rst.
-fn waited_seconds(pid: u32) -> f64 {
+pub(super) fn waited_seconds(pid: u32) -> f64 {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let waited = tasks.filter_map(|task| {
         let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
