@@ -117,25 +117,37 @@ fn a_websocket_message_costs_no_allocation() {
 #[test]
 fn http2_streams_and_their_frames_cost_no_allocation() {
     for at_once in [1, 32] {
-        let greet = |peers: &mut Peers| {
-            let settings = frame(SETTINGS, 0, 0, b"");
-            peers.ask(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..]].concat());
-            peers.answer(&settings);
-        };
-        free(Speaks::Http2, greet, move |peers, call| {
-            let ids = || (call * at_once..(call + 1) * at_once).map(|stream| 2 * stream + 1);
-            let request = |id| {
-                let head = frame(HEADERS, END_HEADERS, id, b"\x83\x86\x84\x41\x0bapp.example");
-                [head, frame(DATA, END_STREAM, id, b"hello")].concat()
-            };
-            let response = |id| {
-                let head = frame(HEADERS, END_HEADERS, id, b"\x88");
-                [head, frame(DATA, 0, id, &[7; 1000]), frame(DATA, END_STREAM, id, b"")].concat()
-            };
-            peers.ask(&ids().flat_map(request).collect::<Vec<u8>>());
-            peers.answer(&ids().flat_map(response).collect::<Vec<u8>>());
-        });
+        free(Speaks::Http2, greet_http2, move |peers, call| streams(peers, call, at_once));
     }
+}
+
+/// A table keeps room for 64 streams: it grows once for more, and gives that back in two steps.
+#[test]
+fn a_hundred_http2_streams_at_once_cost_three_allocations() {
+    let talk = |peers: &mut Peers, call| streams(peers, call, 100);
+    let info = allocations(Speaks::Http2, COUNTED, greet_http2, talk);
+    assert_eq!(info.count_total, 3 * COUNTED as u64, "{info:?}");
+}
+
+fn greet_http2(peers: &mut Peers) {
+    let settings = frame(SETTINGS, 0, 0, b"");
+    peers.ask(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..]].concat());
+    peers.answer(&settings);
+}
+
+/// New streams, and their ends.
+fn streams(peers: &mut Peers, call: usize, at_once: usize) {
+    let ids = || (call * at_once..(call + 1) * at_once).map(|stream| 2 * stream + 1);
+    let request = |id| {
+        let head = frame(HEADERS, END_HEADERS, id, b"\x83\x86\x84\x41\x0bapp.example");
+        [head, frame(DATA, END_STREAM, id, b"hello")].concat()
+    };
+    let response = |id| {
+        let head = frame(HEADERS, END_HEADERS, id, b"\x88");
+        [head, frame(DATA, 0, id, &[7; 1000]), frame(DATA, END_STREAM, id, b"")].concat()
+    };
+    peers.ask(&ids().flat_map(request).collect::<Vec<u8>>());
+    peers.answer(&ids().flat_map(response).collect::<Vec<u8>>());
 }
 
 fn frame(kind: u8, flags: u8, stream: usize, payload: &[u8]) -> Vec<u8> {
