@@ -24,8 +24,8 @@ demo:
 test: needs check static
 	export EBBTIDE_BIN="$(STATIC_BIN)" EBBTIDE_STATIC_BIN="$(STATIC_BIN)"; \
 	export PATH="$(TARGET_DIR)/python/bin:$$PATH"; \
-	cargo bench --locked --profile dev --bench compare --bench controller --bench tracker -- --brief \
-	  >/dev/null; \
+	cargo bench --locked --profile dev --bench compare --bench controller --bench steps --bench tracker \
+	  -- --brief >/dev/null; \
 	if cargo nextest --version >/dev/null 2>&1; then \
 	  cargo test --locked --doc; \
 	  cargo nextest run --locked --no-fail-fast; \

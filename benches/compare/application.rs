@@ -1,5 +1,6 @@
 //! The application behind every proxy, on one thread: an event loop that costs less than any of them.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -13,6 +14,9 @@ pub(super) const BACKLOG: i32 = 4096;
 
 /// What one call moves at most.
 const BUFFER_BYTES: usize = 256 * 1024;
+
+/// The name of what wakes for long responses.
+const CLOCK: usize = usize::MAX;
 
 /// How many bytes taken are worth one byte of acknowledgement.
 pub(super) const SINK_BLOCK_BYTES: u64 = 1024 * 1024;
@@ -84,6 +88,8 @@ struct Connection {
     /// Bytes of a WebSocket frame or a sink's block that have come so far.
     partial: u64,
     unsent: Vec<u8>,
+    /// Pieces of a long response that are still to be sent, one a tick.
+    pieces: u32,
     /// Of the source: where in its block it is.
     at: usize,
 }
@@ -104,8 +110,19 @@ pub(super) fn run() -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut connections: Vec<Option<Connection>> = Vec::new();
     let mut free = Vec::new();
+    // Only once there is something to send at its pace: nobody else's application wakes for it.
+    let mut clock: Option<File> = None;
     loop {
         for (name, on) in poll.wait(None)? {
+            if name == CLOCK {
+                clock.as_mut().map(|clock| clock.read(&mut [0; 8])).transpose()?;
+                for connection in connections.iter_mut().flatten().filter(|it| it.pieces > 0) {
+                    connection.pieces -= 1;
+                    // One that is gone is found by its next event.
+                    let _ = connection.send(http::PIECE);
+                }
+                continue;
+            }
             let Some(index) = name.checked_sub(listeners.len()) else {
                 let (listener, service) = &listeners[name];
                 let index = free.pop().unwrap_or_else(|| {
@@ -123,6 +140,9 @@ pub(super) fn run() -> io::Result<()> {
             let was_blocked = !connection.unsent.is_empty();
             if connection.step(on, &mut buffer).unwrap_or(false) {
                 let is_blocked = !connection.unsent.is_empty();
+                if connection.pieces > 0 && clock.is_none() {
+                    clock = Some(poll.every(http::PIECE_INTERVAL, CLOCK)?);
+                }
                 if is_blocked != was_blocked {
                     let on = if is_blocked { On::OUT } else { On::IN };
                     poll.change(&connection.stream, name, on)?;
@@ -152,6 +172,7 @@ fn accept(
         request: http::Message::default(),
         partial: 0,
         unsent: Vec::new(),
+        pieces: 0,
         at: 0,
     })
 }
@@ -201,7 +222,8 @@ impl Connection {
                     bytes = &bytes[taken..];
                     if is_whole {
                         self.is_websocket = self.request.is_upgrade();
-                        self.send(http::response(&self.request))?;
+                        self.pieces = self.request.pieces();
+                        self.send(&http::response(&self.request))?;
                     }
                 }
                 Ok(())

@@ -15,7 +15,7 @@ use super::load::{self, Load, Pace, Response, Tally, Traffic};
 use super::machine::Foreign;
 use super::measure;
 use super::peers::{Mode, Out, Peer, Role, Running};
-use super::process::Tree;
+use super::process::{Tree, waited_seconds};
 use super::works::{Drain, Figure, Task, Work};
 
 /// Part of a turn's time that goes before its measurement.
@@ -78,9 +78,9 @@ impl Bench {
 
     /// The peer at work before the right application, once it answers.
     pub(super) fn lane(&self, peer: &'static Peer, work: &Work) -> Result<Lane, Out> {
-        let (port, tree) = match (&work.task, &self.http2) {
-            (Task::Http2, Ok(server)) => (server.port, server.process.cost()),
-            (Task::Http2, Err(reason)) => return Err(reason.clone()),
+        let (port, tree) = match (work.mode, &self.http2) {
+            (Mode::Http2, Ok(server)) => (server.port, server.process.cost()),
+            (Mode::Http2, Err(reason)) => return Err(reason.clone()),
             _ => (self.application.port(work.service), Tree(self.application.pid())),
         };
         if peer.role == Role::Direct {
@@ -172,11 +172,18 @@ impl Bench {
             Drain::Terminate => Leave::Signal(Signal::TERM),
         };
         let begin = || leave.begin(&running.process, running.admin);
+        let load_waited_before = waited_seconds(std::process::id());
         let counts = drain::run(running.addr, work.mode, self.grace(), begin);
         let counts = counts.map_err(|error| error.to_string())?;
+        let load_waited = waited_seconds(std::process::id()) - load_waited_before;
         let last = Instant::now();
-        while running.process.ended().is_none() && last.elapsed() < PATIENCE {
+        // Before each look, which ends what is known of a process that has ended.
+        let mut times = (lane.cost.cpu_seconds(), lane.cost.waited_seconds());
+        let mut ended = running.process.ended();
+        while ended.is_none() && last.elapsed() < PATIENCE {
             std::thread::sleep(Duration::from_millis(1));
+            times = (lane.cost.cpu_seconds(), lane.cost.waited_seconds());
+            ended = running.process.ended();
         }
         let end_time = last.elapsed().as_secs_f64();
         let lost = [&counts.newcomers_lost, &counts.requests_lost, &counts.streams_cut];
@@ -185,7 +192,16 @@ impl Bench {
         figures.extend(lost);
         figures.push(end_time);
         let units = drain::Counts::value(&counts.answered);
-        let error = counts.reasons();
+        let stayed = ended.is_none().then(|| format!("still there after {PATIENCE:?}"));
+        let error = [counts.reasons(), stayed].into_iter().flatten().reduce(|a, b| a + "; " + &b);
+        // Whoever had no core has lost nothing by a mistake of its own.
+        let (ran, waited) = times;
+        let error = error.map(|error| {
+            format!(
+                "{error}; it ran {ran:.2} s and waited {waited:.2} s for its core, \
+                 the load {load_waited:.2} s for the other one"
+            )
+        });
         Ok(Turn { units, errors: 0, error, foreign: foreign.share(), tries: 1, figures })
     }
 

@@ -1,12 +1,20 @@
 //! What is asked and answered in HTTP/1.1 and over a WebSocket, and where such a message ends.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use super::application::LARGE_BYTES;
 
 /// The body of what isn't large.
 pub(super) const SMALL_BODY: &[u8] = b"Hello, world!";
+
+/// Between two pieces of a long response.
+pub(super) const PIECE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// One of them.
+pub(super) const PIECE: &[u8] = &[b'x'; 1000];
 
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 
@@ -28,6 +36,8 @@ enum Kind {
     Small,
     Large,
     Upgrade,
+    /// In so many pieces, one after the other.
+    Long(u32),
 }
 
 impl Message {
@@ -69,6 +79,11 @@ impl Message {
     pub(super) fn is_upgrade(&self) -> bool {
         self.kind == Kind::Upgrade
     }
+
+    /// In how many pieces the body of the response is to follow its head; 0, if it comes with it.
+    pub(super) fn pieces(&self) -> u32 {
+        if let Kind::Long(pieces) = self.kind { pieces } else { 0 }
+    }
 }
 
 fn read_head(head: &[u8]) -> io::Result<(Kind, usize)> {
@@ -77,6 +92,7 @@ fn read_head(head: &[u8]) -> io::Result<(Kind, usize)> {
     let kind = match first {
         [b'G' | b'P', ..] if first.windows(7).any(|at| at == b"/large ") => Kind::Large,
         [b'G', ..] if first.windows(9).any(|at| at == b"/upgrade ") => Kind::Upgrade,
+        _ if first.starts_with(LONG) => Kind::Long(number(&first[LONG.len()..])?),
         [b'G' | b'P', ..] => Kind::Small,
         _ if first.starts_with(b"HTTP/1.1 200") => Kind::Small,
         _ if first.starts_with(b"HTTP/1.1 101") => Kind::Upgrade,
@@ -97,12 +113,27 @@ fn read_head(head: &[u8]) -> io::Result<(Kind, usize)> {
     Ok((kind, length.ok_or_else(|| wrong("a response without Content-Length".into()))?))
 }
 
+/// How a request for a long response begins, before the number of its pieces.
+const LONG: &[u8] = b"GET /long/";
+
+/// The number that these bytes begin with.
+fn number(bytes: &[u8]) -> io::Result<u32> {
+    let digits = bytes.split(|byte| !byte.is_ascii_digit()).next().unwrap_or_default();
+    let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+    number.ok_or_else(|| wrong("no number of pieces".into()))
+}
+
 fn wrong(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 pub(super) fn small_request() -> Vec<u8> {
     request("GET /small", "")
+}
+
+/// For a response in so many pieces.
+pub(super) fn long_request(pieces: u32) -> Vec<u8> {
+    request(&format!("GET /long/{pieces}"), "")
 }
 
 pub(super) fn large_response_request() -> Vec<u8> {
@@ -127,25 +158,30 @@ fn request(line: &str, fields: &str) -> Vec<u8> {
 }
 
 /// What the application answers.
-pub(super) fn response(request: &Message) -> &'static [u8] {
+pub(super) fn response(request: &Message) -> Cow<'static, [u8]> {
     static SMALL: LazyLock<Vec<u8>> = LazyLock::new(|| ok(SMALL_BODY));
     static LARGE: LazyLock<Vec<u8>> = LazyLock::new(|| ok(&[b'x'; LARGE_BYTES]));
-    match request.kind {
+    let bytes: &[u8] = match request.kind {
         Kind::Small => &SMALL,
         Kind::Large => &LARGE,
+        Kind::Long(pieces) => return ok_head(pieces as usize * PIECE.len()).into(),
         Kind::Upgrade => {
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
             Upgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
         }
-    }
+    };
+    bytes.into()
 }
 
 fn ok(body: &[u8]) -> Vec<u8> {
+    [&ok_head(body.len())[..], body].concat()
+}
+
+fn ok_head(body_bytes: usize) -> Vec<u8> {
     let head = format!(
-        "HTTP/1.1 200 OK\r\nServer: app\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n",
-        body.len()
+        "HTTP/1.1 200 OK\r\nServer: app\r\nContent-Type: text/plain\r\nContent-Length: {body_bytes}\r\n\r\n"
     );
-    [head.as_bytes(), body].concat()
+    head.into_bytes()
 }
 
 /// A binary message of 64 bytes, masked as a client's must be.

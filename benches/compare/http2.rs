@@ -21,7 +21,11 @@ const STREAMS: usize = 32;
 pub(super) const AT_ONCE: usize = CONNECTIONS * STREAMS;
 
 /// What is asked for.
-const FILE: &str = "small";
+pub(super) const SMALL_FILE: &str = "small";
+
+/// What a drain asks for in pieces; more than it takes.
+pub(super) const LONG_FILE: &str = "long";
+const LONG_BYTES: usize = 256 * 1024;
 
 pub(super) struct Server {
     pub(super) process: Process,
@@ -29,12 +33,13 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Serves one small file.
+    /// Serves one small file and a large one.
     pub(super) fn start(core: usize, directory: &Path) -> Result<Self, Out> {
         let program = find("nghttpd").ok_or_else(|| not_installed("nghttpd"))?;
         let text = |error: io::Error| format!("nghttpd: {error}");
         let port = free_port();
-        fs::write(directory.join(FILE), "Hello, world!").map_err(text)?;
+        fs::write(directory.join(SMALL_FILE), "Hello, world!").map_err(text)?;
+        fs::write(directory.join(LONG_FILE), vec![b'x'; LONG_BYTES]).map_err(text)?;
         let mut command = Command::new(program);
         command.args(["--no-tls", "--address=127.0.0.1", "--max-concurrent-streams=1024", "-d"]);
         command.arg(directory).arg(port.to_string());
@@ -59,7 +64,7 @@ pub(super) fn load(addr: SocketAddr, requests: usize) -> Result<Tally, Out> {
     if requests >= AT_ONCE {
         command.args(["-c", &CONNECTIONS.to_string(), "-m", &STREAMS.to_string()]);
     }
-    command.args(["-n", &requests.to_string()]).arg(format!("http://{addr}/{FILE}"));
+    command.args(["-n", &requests.to_string()]).arg(format!("http://{addr}/{SMALL_FILE}"));
     let began = Instant::now();
     let output = command.output().map_err(|error| format!("h2load: {error}"))?;
     let seconds = began.elapsed().as_secs_f64();

@@ -13,6 +13,8 @@ const ECHO: Place = (Mode::Tcp, Service::Echo);
 const SOURCE: Place = (Mode::Tcp, Service::Source);
 const SINK: Place = (Mode::Tcp, Service::Sink);
 const HTTP: Place = (Mode::Http, Service::Http);
+/// nghttpd stands for the service.
+const HTTP2: Place = (Mode::Http2, Service::Http);
 
 /// A pod's connections that are busy at the same moment.
 const CONNECTIONS: usize = 64;
@@ -91,8 +93,7 @@ fn tcp() -> Vec<Work> {
 
 fn http2_and_websocket() -> Vec<Work> {
     let title = "HTTP/2 with prior knowledge, 16 connections of 32 streams";
-    let place = (Mode::Http2, Service::Http);
-    let http2 = Work { task: Task::Http2, ..cost("http2", title, place, echo(0), each("request")) };
+    let http2 = Work { task: Task::Http2, ..cost("http2", title, HTTP2, echo(0), each("request")) };
     let messages = Traffic {
         connections: 1000,
         greeting: Some(http::upgrade_request()),
@@ -155,6 +156,8 @@ fn drain() -> Vec<Work> {
     let works = [
         ("http1-drain", "Drain of HTTP/1.1 and WebSocket, as each does it best", HTTP, Drain::Best),
         ("http1-term", "SIGTERM with HTTP/1.1 and WebSocket", HTTP, Drain::Terminate),
+        ("http2-drain", "Drain of HTTP/2, as each does it best", HTTP2, Drain::Best),
+        ("http2-term", "SIGTERM with HTTP/2", HTTP2, Drain::Terminate),
         ("tcp-drain", "Drain of TCP, as each does it best", ECHO, Drain::Best),
         ("tcp-term", "SIGTERM with TCP", ECHO, Drain::Terminate),
     ];

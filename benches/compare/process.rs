@@ -76,9 +76,27 @@ impl Tree {
         self.ids().into_iter().map(measure::cpu_seconds).sum()
     }
 
+    /// Time that its threads were ready and had no core, in seconds.
+    pub(super) fn waited_seconds(self) -> f64 {
+        self.ids().into_iter().map(waited_seconds).sum()
+    }
+
     pub(super) fn pss_bytes(self) -> u64 {
         self.ids().into_iter().map(pss_bytes).sum()
     }
+}
+
+/// The same of one process: the second figure of each thread's schedstat, in nanoseconds.
+///
+/// # Source
+/// Linux, Documentation/scheduler/sched-stats.rst.
+pub(super) fn waited_seconds(pid: u32) -> f64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let waited = tasks.filter_map(|task| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').nth(1)?.parse::<f64>().ok()
+    });
+    waited.sum::<f64>() / 1e9
 }
 
 /// Memory of a process, with its share of what it has in common with others.

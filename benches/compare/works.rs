@@ -109,8 +109,8 @@ impl Figure {
             Figure::MemoryAtRest => "PSS at rest, MiB".to_owned(),
             Figure::Lost => "lost, all together".to_owned(),
             Figure::NewcomersLost => "new connections lost".to_owned(),
-            Figure::RequestsLost => "requests lost on kept connections".to_owned(),
-            Figure::StreamsCut => "streams cut of 50".to_owned(),
+            Figure::RequestsLost => "requests lost on kept and idle connections".to_owned(),
+            Figure::StreamsCut => "streams and long responses cut of 100".to_owned(),
             Figure::EndTime => "last client to exit, s".to_owned(),
         }
     }

@@ -137,10 +137,7 @@ impl Serving {
     /// Connects, and relays to the end. What it needs of the connection it takes from the watcher:
     /// every argument is room in the task.
     #[expect(clippy::manual_async_fn, reason = "an async fn keeps each of its arguments twice")]
-    fn serve(
-        opening: Box<Opening>,
-        watcher: &mut Watcher<'_>,
-    ) -> impl Future<Output = Outcome> {
+    fn serve(opening: Box<Opening>, watcher: &mut Watcher<'_>) -> impl Future<Output = Outcome> {
         async move {
             // Boxed, because it is most of the task and gone before the first byte.
             let opening = Box::pin(watcher.serving.open(*opening, watcher.entry));

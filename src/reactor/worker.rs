@@ -37,6 +37,8 @@ thread_local! {
 pub(super) struct Mailbox {
     mail: Mutex<Vec<Mail>>,
     has_mail: AtomicBool,
+    /// Whether the task of [`block_on`] can go on.
+    is_called: AtomicBool,
     /// Ends the worker's wait.
     alarm: OwnedFd,
 }
@@ -54,6 +56,8 @@ pub(super) struct Worker {
     sources: Sources,
     queue: RefCell<VecDeque<Runnable>>,
     mailbox: Arc<Mailbox>,
+    /// Room for the mail that is being read.
+    letters: Cell<Vec<Mail>>,
     /// When somebody last asked in this turn.
     now: Cell<Option<Instant>>,
     /// Room for what epoll tells.
@@ -66,16 +70,17 @@ pub(super) struct Worker {
 /// When the kernel gives no epoll.
 pub fn block_on<F: Future>(task: F) -> io::Result<F::Output> {
     let worker = Worker::begin()?;
-    let call = Arc::new(Call { is_due: AtomicBool::new(true), mailbox: worker.mailbox() });
-    let waker = Waker::from(Arc::clone(&call));
+    let call = &worker.mailbox.is_called;
+    let waker = Waker::from(worker.mailbox());
     let mut task = pin!(task);
+    call.store(true, Ordering::Release);
     loop {
-        if call.is_due.swap(false, Ordering::AcqRel)
+        if call.swap(false, Ordering::AcqRel)
             && let Poll::Ready(output) = task.as_mut().poll(&mut Context::from_waker(&waker))
         {
             return Ok(output);
         }
-        worker.turn(!call.is_due.load(Ordering::Acquire))?;
+        worker.turn(!call.load(Ordering::Acquire))?;
     }
 }
 
@@ -137,8 +142,10 @@ impl Worker {
             mailbox: Arc::new(Mailbox {
                 mail: Mutex::default(),
                 has_mail: AtomicBool::new(false),
+                is_called: AtomicBool::new(false),
                 alarm,
             }),
+            letters: Cell::default(),
             now: Cell::new(None),
             events: Cell::new(Vec::with_capacity(EVENTS)),
         });
@@ -202,13 +209,17 @@ impl Worker {
         if !self.mailbox.has_mail.swap(false, Ordering::AcqRel) {
             return;
         }
-        let mail = std::mem::take(&mut *self.mailbox.lock());
-        for mail in mail {
+        let mut letters = self.letters.take();
+        std::mem::swap(&mut letters, &mut *self.mailbox.lock());
+        for mail in letters.drain(..) {
             match mail {
                 Mail::Run(runnable) => self.queue.borrow_mut().push_back(runnable),
                 Mail::Begin(begin) => begin(),
             }
         }
+        // What a drain of thousands has sent need not be kept room for.
+        letters.shrink_to(EVENTS);
+        self.letters.set(letters);
     }
 }
 
@@ -231,20 +242,15 @@ impl Mailbox {
     }
 }
 
-/// What wakes the task of [`block_on`].
-struct Call {
-    is_due: AtomicBool,
-    mailbox: Arc<Mailbox>,
-}
-
-impl Wake for Call {
+/// Calls the task of [`block_on`].
+impl Wake for Mailbox {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.is_due.store(true, Ordering::Release);
-        self.mailbox.ring();
+        self.is_called.store(true, Ordering::Release);
+        self.ring();
     }
 }
 

@@ -33,6 +33,15 @@ impl Workers {
         Ok(Workers { mailboxes: started.collect::<io::Result<_>>()?, next: AtomicUsize::new(0) })
     }
 
+    /// The calling thread alone, while it is in [`super::block_on`].
+    ///
+    /// # Errors
+    /// When the system gives no more descriptors.
+    pub fn here() -> io::Result<Self> {
+        let mailboxes = vec![Worker::begin()?.mailbox()];
+        Ok(Workers { mailboxes, next: AtomicUsize::new(0) })
+    }
+
     /// Resolves when every task that could go on has had its turn: those that were woken before this
     /// was called have seen why.
     pub async fn turn(&self) {

@@ -27,6 +27,17 @@ pub enum Order {
     Reset = 4,
 }
 
+/// The orders that a relay was registered behind.
+#[derive(Debug)]
+pub(super) struct Heard(u32);
+
+impl Default for Heard {
+    /// None: no order's word is this.
+    fn default() -> Self {
+        Heard(u32::MAX)
+    }
+}
+
 impl Order {
     fn from_word(word: u32) -> Self {
         match word & ORDER {
@@ -184,11 +195,11 @@ impl Control {
 
     /// Has the relay's task woken when an order is given. `heard` is the relay's: it saves the
     /// registration, which takes locked steps, until the waker has been used.
-    pub(super) fn listen(&self, waker: &Waker, heard: &mut Option<u32>) {
-        let word = Some(self.order.load(Ordering::Acquire));
-        if word != *heard {
+    pub(super) fn listen(&self, waker: &Waker, heard: &mut Heard) {
+        let word = self.order.load(Ordering::Acquire);
+        if word != heard.0 {
             // The word from before, so that an order that comes meanwhile is not taken for heard.
-            *heard = word;
+            heard.0 = word;
             self.waker.register(waker);
         }
     }

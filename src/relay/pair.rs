@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-use super::control::{Control, Order};
+use super::control::{Control, Heard, Order};
 use super::farewell::{Advice, Farewell, IdleClose};
 use super::flow::{Failure, Flow, Progress, Turn};
 use crate::net::{Socket, options};
@@ -86,7 +86,7 @@ pub struct Relay<'a, O> {
     to_client: Flow,
     obeyed: Order,
     /// See [`Control::listen`]. It lives in one task, whose waker is always the same.
-    heard: Option<u32>,
+    heard: Heard,
     /// Whether there has been a drain: before, no tracker has anything to say.
     has_drained: bool,
     farewell: Farewell,
@@ -126,7 +126,7 @@ impl<'a, O: Observer> Relay<'a, O> {
             to_upstream: Flow::new(Direction::FromClient),
             to_client: Flow::new(Direction::FromUpstream),
             obeyed: Order::Serve,
-            heard: None,
+            heard: Heard::default(),
             has_drained: false,
             farewell: Farewell::default(),
             silence: None,

@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::support::application::random_bytes;
-use crate::support::{Ebbtide, PATIENCE, application, connect};
+use crate::support::{Directory, Ebbtide, PATIENCE, application, connect};
 
 /// More than the kernel takes for a client that does not read.
 const STREAM_BYTES: usize = 24 * 1024 * 1024;
@@ -18,11 +21,19 @@ const KEPT_ENDS: usize = 2 * 4;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// Ends of pipes that a process has open.
-fn pipe_ends(pid: i32) -> usize {
+/// The ends of pipes that a process has open, its standard streams aside.
+fn pipes(pid: i32) -> impl Iterator<Item = PathBuf> {
     let fds = fs::read_dir(format!("/proc/{pid}/fd")).expect("a process");
-    let targets = fds.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
-    targets.filter(|target| target.to_string_lossy().starts_with("pipe:")).count()
+    let is_pipe = |fd: &PathBuf| {
+        fs::read_link(fd).is_ok_and(|target| target.to_string_lossy().starts_with("pipe:"))
+    };
+    let others = fds.flatten().filter(|fd| !["0", "1", "2"].iter().any(|it| fd.file_name() == *it));
+    others.map(|fd| fd.path()).filter(is_pipe)
+}
+
+/// How many they are.
+fn pipe_ends(pid: i32) -> usize {
+    pipes(pid).count()
 }
 
 /// Waits until the process has so many ends more than before.
@@ -34,6 +45,26 @@ fn until_pipe_ends(proxy: &Ebbtide, before: usize, wanted: impl Fn(usize) -> boo
             return;
         }
         assert!(Instant::now() < deadline, "{ends} ends of pipes");
+        std::thread::yield_now();
+    }
+}
+
+/// Waits until the proxy sleeps although a pipe holds bytes: their receiver takes no more.
+fn until_stuck(proxy: &Ebbtide) {
+    let is_asleep = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", proxy.pid())).expect("a process");
+        let stats =
+            tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
+        stats.into_iter().all(|stat| stat.contains(") S "))
+    };
+    // Whoever opens such an entry has the same pipe, and may ask what is in it.
+    let holds_bytes = |end: PathBuf| {
+        let pipe = fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(end);
+        pipe.is_ok_and(|pipe| rustix::io::ioctl_fionread(pipe).is_ok_and(|bytes| bytes > 0))
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !(is_asleep() && pipes(proxy.pid()).any(holds_bytes) && is_asleep()) {
+        assert!(Instant::now() < deadline, "no pipe stays full");
         std::thread::yield_now();
     }
 }
@@ -73,7 +104,7 @@ fn a_client_that_leaves_a_pipe_full_leaves_none_behind() {
     let proxy = Ebbtide::proxy(&sends(&bytes), &["--protocol", "tcp"]);
     let before = pipe_ends(proxy.pid());
     let client = connect(proxy.addr());
-    until_pipe_ends(&proxy, before, |ends| ends == 2);
+    until_stuck(&proxy);
     drop(client);
     until_pipe_ends(&proxy, before, |ends| ends == 0);
 }
@@ -107,4 +138,84 @@ fn an_http_body_goes_through_a_pipe_and_the_next_exchange_is_seen() {
     }
     proxy.until_metric("ebbtide_responses_total{status=\"2xx\"} 2");
     proxy.until("idle", |status| status["byClass"]["idle"] == 1);
+}
+
+/// A proxy before an application on a Unix socket, with one connection that reaches it.
+struct ToUnix {
+    proxy: Ebbtide,
+    client: TcpStream,
+    application: UnixStream,
+    /// Ends of pipes that it had before.
+    pipe_ends: usize,
+    _directory: Directory,
+}
+
+impl ToUnix {
+    fn start() -> Self {
+        let directory = Directory::new();
+        let path = directory.path().join("application.sock");
+        let listener = UnixListener::bind(&path).expect("a listener");
+        let upstream = format!("unix:{}", path.display());
+        let proxy = Ebbtide::proxy(&upstream, &["--protocol", "tcp", "--threads", "1"]);
+        let addr = proxy.addr();
+        let pipe_ends = pipe_ends(proxy.pid());
+        let client = connect(addr);
+        let (application, _) = listener.accept().expect("the proxy's connection");
+        application.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        application.set_write_timeout(Some(PATIENCE)).expect("a time-out");
+        ToUnix { proxy, client, application, pipe_ends, _directory: directory }
+    }
+}
+
+/// What comes until the other side ends.
+fn read_to_end(mut stream: impl Read) -> Vec<u8> {
+    let mut read = Vec::with_capacity(2 * STREAM_BYTES);
+    stream.read_to_end(&mut read).expect("an orderly end");
+    read
+}
+
+/// Nobody reads before a pipe is full each way. The client ends first, and is sent more.
+#[test]
+fn bulk_to_a_unix_socket_and_back_passes_unchanged_beyond_a_half_close() {
+    let [up, down, more] = [11, 12, 13].map(|seed| random_bytes(seed, STREAM_BYTES));
+    let ToUnix { proxy, client, application, pipe_ends: before, _directory } = ToUnix::start();
+    std::thread::scope(|scope| {
+        let sent_up = scope.spawn(|| {
+            (&client).write_all(&up).expect("sent");
+            client.shutdown(Shutdown::Write).expect("half-closed");
+        });
+        let sent_down = scope.spawn(|| (&application).write_all(&down).expect("sent"));
+        until_pipe_ends(&proxy, before, |ends| ends == 4);
+        let come_down = scope.spawn(|| read_to_end(&client));
+        assert!(read_to_end(&application) == up, "other bytes for the application");
+        sent_up.join().expect("all was sent");
+        sent_down.join().expect("all was sent");
+        (&application).write_all(&more).expect("sent behind the client's end");
+        application.shutdown(Shutdown::Write).expect("ended");
+        let come_down = come_down.join().expect("all was read");
+        assert!(come_down == [&down[..], &more].concat(), "other bytes for the client");
+    });
+    proxy.until("empty", |status| status["activeConnections"] == 0);
+    until_pipe_ends(&proxy, before, |ends| ends <= KEPT_ENDS);
+}
+
+/// The application ends first, and is sent bulk all the same.
+#[test]
+fn bulk_reaches_a_unix_socket_that_has_half_closed() {
+    let [up, down] = [14, 15].map(|seed| random_bytes(seed, STREAM_BYTES));
+    let ToUnix { proxy, client, application, pipe_ends: before, _directory } = ToUnix::start();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            (&application).write_all(&down).expect("sent");
+            application.shutdown(Shutdown::Write).expect("half-closed");
+        });
+        until_pipe_ends(&proxy, before, |ends| ends == 2);
+        assert!(read_to_end(&client) == down, "other bytes for the client");
+        scope.spawn(|| {
+            (&client).write_all(&up).expect("sent behind the application's end");
+            client.shutdown(Shutdown::Write).expect("ended");
+        });
+        assert!(read_to_end(&application) == up, "other bytes for the application");
+    });
+    proxy.until("empty", |status| status["activeConnections"] == 0);
 }

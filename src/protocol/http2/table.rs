@@ -10,7 +10,7 @@ pub const MAX_STREAMS: u32 = 16_384;
 /// Ended streams that may stay in a table before it is swept, however few live ones there are.
 const SLACK: usize = 16;
 
-/// Room that a table keeps when its last stream ends; what a burst needed beyond it is given back.
+/// Room that a table keeps, however few streams are left; what a burst needed beyond it is given back.
 const KEPT_STREAMS: usize = 64;
 
 /// Which side of a stream has ended; with both it is over.
@@ -130,7 +130,7 @@ impl Table {
             self.entries.shrink_to(KEPT_STREAMS);
         } else if self.entries.len() > 2 * self.live as usize + SLACK {
             self.entries.retain(|entry| entry & BOTH_ENDED != BOTH_ENDED);
-            self.entries.shrink_to(2 * self.entries.len());
+            self.entries.shrink_to(KEPT_STREAMS.max(2 * self.entries.len()));
         }
     }
 

@@ -1,6 +1,4 @@
 //! What a tracker costs in memory: nothing for each request that comes whole, little for itself.
-//!
-//! A binary of its own, because it counts what its allocator does.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
