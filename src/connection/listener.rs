@@ -44,7 +44,7 @@ pub struct ListenerSettings {
 /// A listener at work.
 #[derive(Debug)]
 pub struct Listening {
-    settings: ListenerSettings,
+    settings: Arc<ListenerSettings>,
     serving: Arc<Serving>,
     status: Arc<ListenerStatus>,
     listener: Listener,
@@ -75,6 +75,7 @@ impl Listening {
         let door = serving.drain.door();
         let states = serving.drain.watch();
         let backoff = Backoff::default();
+        let settings = Arc::new(settings);
         Listening { settings, serving, status, listener, door, states, permits, backoff }
     }
 
@@ -185,7 +186,7 @@ impl Listening {
             self.serving.metrics.late();
         }
         let connection = Connection { client: accepted.fd, registered, tracker, guard, permit };
-        self.serving.spawn(connection, &self.settings.upstream);
+        self.serving.spawn(connection, &self.settings);
     }
 
     /// The system is out of something: say so and wait a moment.

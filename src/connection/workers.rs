@@ -34,6 +34,13 @@ impl Workers {
         Ok(Workers { handles, next: AtomicUsize::new(0) })
     }
 
+    /// Does something on every worker.
+    pub fn on_each(&self, act: fn()) {
+        for worker in &self.handles {
+            worker.spawn(async move { act() });
+        }
+    }
+
     /// Gives a connection to the next worker in turn.
     pub fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.handles.len();

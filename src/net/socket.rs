@@ -57,6 +57,18 @@ impl Socket {
         self.0.poll_read_ready(cx).map_ok(|_| ())
     }
 
+    /// Whether a read would find nothing, not even an end; asks the kernel itself.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        rustix::net::recv(&self.0, &mut [0; 1], RecvFlags::PEEK) == Err(Errno::AGAIN)
+    }
+
+    /// Whether the stream has been read to its end.
+    #[must_use]
+    pub fn is_at_end(&self) -> bool {
+        matches!(rustix::net::recv(&self.0, &mut [0; 1], RecvFlags::PEEK), Ok((0, _)))
+    }
+
     /// Whether a write would be taken, or a connect under way has ended.
     ///
     /// # Errors

@@ -1,0 +1,116 @@
+//! A connection whose upstream connections are lent: it has one only while there are exchanges.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::task::Poll;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::listener::ListenerSettings;
+use super::observer::Watcher;
+use super::serve::{Outcome, Serving};
+use super::table::{Entry, Registered};
+use crate::drain::{Guard, Phase};
+use crate::net::Socket;
+use crate::protocol::{Direction, Tracker};
+use crate::relay::{End, Relay, parking};
+
+impl Serving {
+    /// The whole of the connection's task.
+    #[expect(clippy::manual_async_fn, reason = "an async fn keeps each of its arguments twice")]
+    pub(super) fn carry_lending(
+        self: Arc<Self>,
+        client: OwnedFd,
+        settings: Arc<ListenerSettings>,
+        registered: Registered,
+        guard: Option<Guard>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> impl Future<Output = ()> {
+        async move {
+            let mut watcher = Watcher::new(&self, &registered.entry, guard);
+            let outcome = match Socket::new(client) {
+                Ok(client) => {
+                    self.serve_exchanges(&client, &settings, &registered.entry, &mut watcher).await
+                }
+                Err(error) => Outcome::NoSocket(error),
+            };
+            let guard = watcher.into_guard();
+            self.end(registered, &outcome, permit, guard);
+        }
+    }
+
+    async fn serve_exchanges(
+        &self,
+        client: &Socket,
+        settings: &ListenerSettings,
+        entry: &Entry,
+        watcher: &mut Watcher<'_>,
+    ) -> Outcome {
+        loop {
+            called(client, entry).await;
+            // Boxed, because it is most of the task, and an idle client does without.
+            match Box::pin(self.relay_to_rest(client, settings, entry, watcher)).await {
+                Outcome::Relayed(End::AtRest) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// From a client's first bytes, or an order, until it is at rest again.
+    async fn relay_to_rest(
+        &self,
+        client: &Socket,
+        settings: &ListenerSettings,
+        entry: &Entry,
+        watcher: &mut Watcher<'_>,
+    ) -> Outcome {
+        let options = Arc::clone(&settings.http1);
+        let peer = entry.peer.ip();
+        let tracker = if entry.control.bytes(Direction::FromClient) == 0 {
+            Tracker::http1(options, peer)
+        } else {
+            Tracker::http1_resumed(options, peer, entry.class())
+        };
+        let manners = &self.settings.manners;
+        let mut relay = Relay::new(client, None, &entry.control, tracker, manners, watcher)
+            .lending(Arc::clone(&settings.upstream));
+        loop {
+            match (&mut relay).await {
+                End::WantsUpstream => {
+                    match Box::pin(self.connect(&settings.upstream, client, entry)).await {
+                        Ok(upstream) => relay.attach(upstream),
+                        Err(outcome) => return outcome,
+                    }
+                }
+                end => {
+                    drop(relay);
+                    self.deliver(&end, client, entry).await;
+                    return Outcome::Relayed(end);
+                }
+            }
+        }
+    }
+}
+
+/// Closes what is parked whenever a drain begins.
+pub async fn empty_parking(serving: Arc<Serving>) {
+    let mut states = serving.drain.watch();
+    while states.wait_for(|state| state.phase != Phase::Serving).await.is_ok() {
+        serving.workers.on_each(parking::clear);
+        if states.wait_for(|state| state.phase == Phase::Serving).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Waits until the client has sent something, or has ended, or the connection is under an order.
+async fn called(client: &Socket, entry: &Entry) {
+    std::future::poll_fn(|cx| {
+        if entry.control.poll_called(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        // An error is the relay's to find.
+        client.poll_readable(cx).map(|_| ())
+    })
+    .await;
+}
