@@ -47,7 +47,10 @@ impl Serving {
         watcher: &mut Watcher<'_>,
     ) -> Outcome {
         loop {
-            called(client, entry).await;
+            // With a time-out the relay waits itself: it has the clock.
+            if self.settings.manners.idle_timeouts.open.is_zero() {
+                called(client, entry).await;
+            }
             // Boxed, because it is most of the task, and an idle client does without.
             match Box::pin(self.relay_to_rest(client, settings, entry, watcher)).await {
                 Outcome::Relayed(End::AtRest) => {}

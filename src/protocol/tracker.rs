@@ -173,6 +173,13 @@ impl Tracker {
         matches!(self, Tracker::Http1(tracker) if tracker.is_reusable())
     }
 
+    /// Whether what the client has asked so far is whole, and may be asked on an upstream connection
+    /// that was another's.
+    #[must_use]
+    pub fn is_asked_whole(&self) -> bool {
+        matches!(self, Tracker::Http1(tracker) if tracker.is_asked_whole())
+    }
+
     /// Whether the last response of a drain has passed completely: the staged close is next.
     #[must_use]
     pub fn farewell_done(&self) -> bool {

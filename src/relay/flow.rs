@@ -412,11 +412,6 @@ impl Flow {
                 _ => None,
             };
             self.written_word = self.pending_word.take().or(self.written_word);
-            if self.pending.is_some() && self.load != Load::Messages {
-                // More of the request would end what can be done about it: the upstream first.
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
         }
         Poll::Ready(Ok(0))
     }

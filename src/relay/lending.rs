@@ -145,7 +145,10 @@ impl Relay<'_> {
     fn borrow(&mut self) -> Next {
         let Some(lending) = &mut self.lending else { return Next::GoOn };
         if self.to_upstream.is_pending() {
-            let may_take = self.obeyed == Order::Serve && !lending.is_resending;
+            // A longer request could not be sent again.
+            let may_take = self.obeyed == Order::Serve
+                && !lending.is_resending
+                && self.tracker.is_asked_whole();
             let Some(taken) = may_take.then(|| parking::take(&lending.upstream)).flatten() else {
                 return Next::Stop(End::WantsUpstream);
             };

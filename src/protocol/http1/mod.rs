@@ -368,6 +368,16 @@ impl Tracker {
             && self.is_safe_point()
     }
 
+    /// Whether what the client has asked so far is whole, and nothing of it asks for an upstream
+    /// connection of its own.
+    #[must_use]
+    pub fn is_asked_whole(&self) -> bool {
+        matches!(self.mode, Mode::Http)
+            && !self.is_bound
+            && !self.requests.gather.has_part()
+            && matches!(self.requests.reading, Reading::Head | Reading::Ended)
+    }
+
     /// Whether the last response of a drain has passed completely: the staged close is next.
     #[must_use]
     pub fn farewell_done(&self) -> bool {
