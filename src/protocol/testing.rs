@@ -115,6 +115,7 @@ pub(super) struct Script(Vec<Act>);
 
 /// What can be asked of a tracker between two acts; it may not depend on cuts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one question")]
 pub(super) struct State {
     pub(super) class: Class,
     pub(super) is_safe_point: bool,

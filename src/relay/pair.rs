@@ -427,7 +427,6 @@ impl Future for Relay<'_> {
     }
 }
 
-
 /// What the relay has handed to the kernel and a peer has not acknowledged yet.
 fn undelivered_bytes(client: &Socket, upstream: Option<&Socket>) -> usize {
     let sockets = [Some(client), upstream].into_iter().flatten();

@@ -109,8 +109,8 @@ impl<'head> Fields<'head> {
         let scheme = |element: &[u8], name: &[u8]| {
             element.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
         };
-        self.authenticates_connection |= options(value)
-            .any(|element| scheme(element, b"ntlm") || scheme(element, b"negotiate"));
+        self.authenticates_connection |=
+            options(value).any(|element| scheme(element, b"ntlm") || scheme(element, b"negotiate"));
     }
 
     fn connection(&mut self, value: &[u8]) {

@@ -205,7 +205,8 @@ impl Tracker {
     #[must_use]
     pub fn resumed(options: Arc<Options>, client: IpAddr, class: Class) -> Tracker {
         let mut tracker = Tracker::new(options, client);
-        tracker.health = if class == Class::HealthCheck { Health::AllChecks } else { Health::Mixed };
+        tracker.health =
+            if class == Class::HealthCheck { Health::AllChecks } else { Health::Mixed };
         tracker
     }
 

@@ -107,12 +107,12 @@ pub fn is_readable(stream: &TcpStream, within: Duration) -> bool {
 pub fn shut_off(stream: &TcpStream) -> bool {
     // linux/filter.h: keep segments that are no longer than their TCP header.
     let filter = [
-        SockFilter::new(0x30, 0, 0, 12),     // A = byte 12: the header's length in its upper half
-        SockFilter::new(0x54, 0, 0, 0xf0),   // A &= 0xf0
-        SockFilter::new(0x74, 0, 0, 2),      // A >>= 2
-        SockFilter::new(0x07, 0, 0, 0),      // X = A
-        SockFilter::new(0x80, 0, 0, 0),      // A = length
-        SockFilter::new(0x1d, 0, 1, 0),      // A == X ?
+        SockFilter::new(0x30, 0, 0, 12), // A = byte 12: the header's length in its upper half
+        SockFilter::new(0x54, 0, 0, 0xf0), // A &= 0xf0
+        SockFilter::new(0x74, 0, 0, 2),  // A >>= 2
+        SockFilter::new(0x07, 0, 0, 0),  // X = A
+        SockFilter::new(0x80, 0, 0, 0),  // A = length
+        SockFilter::new(0x1d, 0, 1, 0),  // A == X ?
         SockFilter::new(0x06, 0, 0, u32::MAX),
         SockFilter::new(0x06, 0, 0, 0),
     ];

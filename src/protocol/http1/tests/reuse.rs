@@ -31,10 +31,10 @@ fn assert_bound(script: &Script) {
 #[test]
 fn after_a_whole_exchange_it_may_serve_another_client() {
     let post = "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc";
-    let chunks = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nA: b\r\n\r\n";
+    let chunks =
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nA: b\r\n\r\n";
     let http10 = "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
-    let http10_ok =
-        "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok";
+    let http10_ok = "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok";
     for (request, response) in [
         (GET, OK),
         (GET, chunks),
@@ -76,7 +76,8 @@ fn in_an_exchange_it_is_this_clients() {
     assert!(play(&pipelined.upstream(OK)).last().is_reusable);
     let body = Script::new().client("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nab");
     assert!(!play(&body).last().is_reusable);
-    let answer = Script::new().client(GET).upstream("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no");
+    let answer =
+        Script::new().client(GET).upstream("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no");
     assert!(!play(&answer).last().is_reusable);
 }
 
@@ -120,7 +121,9 @@ fn who_asks_for_another_protocol_keeps_it() {
     let switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: a\r\n\r\n";
     assert_bound(&Script::new().client(upgrade).upstream(switched));
     let connect = "CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n";
-    assert_bound(&Script::new().client(connect).upstream("HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n"));
+    assert_bound(
+        &Script::new().client(connect).upstream("HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n"),
+    );
 }
 
 #[test]
