@@ -7,7 +7,9 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::net::options::{TcpStanding, tcp_progress};
 use crate::net::{Socket, Upstream};
@@ -136,5 +138,99 @@ async fn sweep() {
         tokio::time::sleep(SWEEP_INTERVAL).await;
         let resting = PARKING.with_borrow_mut(Parking::sweep);
         resting.into_iter().for_each(Waker::wake);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn upstream(text: &str) -> Arc<Upstream> {
+        Arc::new(text.parse().expect("an upstream"))
+    }
+
+    /// Our side of a connection, and the application's.
+    fn pair() -> (Socket, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let ours = TcpStream::connect(listener.local_addr().expect("its address"));
+        let ours = ours.expect("a connection");
+        ours.set_nonblocking(true).expect("set");
+        let (theirs, _) = listener.accept().expect("a connection");
+        (Socket::new(ours.into()).expect("registered"), theirs)
+    }
+
+    fn parked(upstream: &Arc<Upstream>) -> TcpStream {
+        let (ours, theirs) = pair();
+        park(upstream, ours);
+        theirs
+    }
+
+    fn is_closed(theirs: &mut TcpStream) -> bool {
+        theirs.set_nonblocking(true).expect("set");
+        !matches!(theirs.read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
+    /// Says something on a connection that was taken, for the application to hear.
+    fn assert_joined(taken: &Taken, mut theirs: &TcpStream) {
+        rustix::net::send(&taken.socket, b"a", rustix::net::SendFlags::empty()).expect("sent");
+        let mut heard = [0];
+        theirs.read_exact(&mut heard).expect("heard");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_that_was_parked_is_the_first_to_be_taken_and_for_its_own_upstream() {
+        let [one, other] = ["127.0.0.1:1", "127.0.0.1:2"].map(upstream);
+        let [first, last, another] = [&one, &one, &other].map(parked);
+        assert_joined(&take(&one).expect("one"), &last);
+        assert_joined(&take(&upstream("127.0.0.1:2")).expect("one"), &another);
+        assert_joined(&take(&one).expect("one"), &first);
+        assert!(take(&one).is_none() && take(&other).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_ended_or_has_something_to_say_is_not_taken() {
+        let one = upstream("127.0.0.1:1");
+        let (kept, mut saying, ended) = (parked(&one), parked(&one), parked(&one));
+        saying.write_all(b"HTTP/1.1 408 Late\r\n\r\n").expect("sent");
+        drop(ended);
+        assert_joined(&take(&one).expect("the one that is as it was"), &kept);
+        assert!(is_closed(&mut saying));
+        assert!(take(&one).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_old_is_closed_by_the_sweep_which_then_ends() {
+        let one = upstream("127.0.0.1:1");
+        let mut theirs = parked(&one);
+        tokio::time::sleep(MOST_AGE - SWEEP_INTERVAL).await;
+        assert!(!is_closed(&mut theirs));
+        tokio::time::sleep(2 * SWEEP_INTERVAL).await;
+        assert!(is_closed(&mut theirs));
+        tokio::time::sleep(2 * SWEEP_INTERVAL).await;
+        assert!(PARKING.with_borrow(|parking| !parking.is_swept));
+        parked(&one);
+        assert!(PARKING.with_borrow(|parking| parking.is_swept));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_old_is_not_taken_before_a_sweep_either() {
+        let one = upstream("127.0.0.1:1");
+        parked(&one);
+        tokio::time::advance(MOST_AGE).await;
+        assert!(take(&one).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_than_a_few_are_kept_and_a_drain_closes_them() {
+        let one = upstream("127.0.0.1:1");
+        let mut theirs: Vec<_> = (0..=KEPT).map(|_| parked(&one)).collect();
+        assert!(is_closed(&mut theirs[KEPT]));
+        assert!(!theirs.iter_mut().take(KEPT).any(is_closed));
+        clear();
+        assert!(theirs.iter_mut().all(is_closed));
+        assert!(take(&one).is_none());
     }
 }
