@@ -48,9 +48,9 @@ pub(super) fn bars(works: &[&Measured]) -> String {
 
 /// One work's title, and a bar for each.
 fn group(body: &mut String, y: &mut f64, Measured { work, rows, .. }: &Measured) {
-    let shown = rows
-        .iter()
-        .filter(|row| matches!(row.peer.role, Role::Ebbtide | Role::Variant | Role::Rival));
+    let shown = rows.iter().filter(|row| {
+        matches!(row.peer.role, Role::Ebbtide | Role::Reuse | Role::Variant | Role::Rival)
+    });
     let bars: Vec<_> = shown
         .filter_map(|row| Some((row.peer, row.figure(0)?.median)))
         .filter(|(_, value)| *value > 0.0)
@@ -65,7 +65,7 @@ fn group(body: &mut String, y: &mut f64, Measured { work, rows, .. }: &Measured)
         let room = WIDTH - 2.0 * MARGIN - LABEL_WIDTH - VALUE_WIDTH;
         let width = room * (value / longest).min(1.0);
         let class = match peer.role {
-            Role::Ebbtide | Role::Variant => "ebbtide",
+            Role::Ebbtide | Role::Reuse | Role::Variant => "ebbtide",
             _ => "peer",
         };
         let x = MARGIN + LABEL_WIDTH;

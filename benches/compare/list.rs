@@ -60,7 +60,8 @@ fn http1() -> Vec<Work> {
             once,
             request,
         )
-        .wanted([1.1, 0.95]),
+        .wanted([1.1, 0.95])
+        .wanted_with_reuse(Goals::Ratio([1.1, 0.95])),
     ]
 }
 
@@ -135,7 +136,9 @@ fn idle() -> Vec<Work> {
         goals: Goals::Value([1536.0, stretch]),
         ..cost(name, title, place, echo(0), each("connection"))
     };
-    works.map(idle).into()
+    let [tcp, http1, websocket] = works.map(idle);
+    let http1 = http1.wanted_with_reuse(Goals::Value([1150.0, 590.0]));
+    vec![tcp, http1, websocket]
 }
 
 fn start() -> Vec<Work> {
@@ -192,6 +195,7 @@ fn cost(
         unit,
         figures: &[Figure::Cpu, Figure::Rate],
         goals: Goals::Ratio([1.0, 1.0]),
+        with_reuse: None,
     }
 }
 
@@ -199,6 +203,10 @@ impl Work {
     /// At most so much of what the best rival takes, and what would be better still.
     fn wanted(self, goals: [f64; 2]) -> Self {
         Work { goals: Goals::Ratio(goals), ..self }
+    }
+
+    fn wanted_with_reuse(self, goals: Goals) -> Self {
+        Work { with_reuse: Some(goals), ..self }
     }
 }
 

@@ -47,7 +47,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use bench::Bench;
 use options::{Options, Part};
-use peers::{PEERS, Peer};
+use peers::{PEERS, Peer, Role};
 use results::Results;
 use works::{Task, Work};
 
@@ -133,7 +133,9 @@ fn run(options: &Options, works: Vec<Work>, peers: &[&'static Peer]) -> Result<R
             let is_memory = matches!(work.task, Task::Idle(_));
             let repeats = if matches!(work.task, Task::Drain(_)) { 0 } else { repeats };
             let (rounds, repeats) = if is_memory { (rounds.min(2), 0) } else { (rounds, repeats) };
-            results.works.push(rounds::measure(&bench, work, peers, rounds, repeats));
+            let takes_part = |peer: &&Peer| peer.role != Role::Reuse || work.with_reuse.is_some();
+            let peers: Vec<&'static Peer> = peers.iter().copied().filter(takes_part).collect();
+            results.works.push(rounds::measure(&bench, work, &peers, rounds, repeats));
         }
     });
     fs::remove_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;

@@ -42,6 +42,8 @@ pub(super) enum Role {
     /// Not a product, but the price of its system calls.
     Floor,
     Ebbtide,
+    /// Ebbtide with `--upstream-reuse`, where that makes a difference.
+    Reuse,
     /// Ebbtide too, but not as it is.
     Variant,
     /// One of those whose best Ebbtide is held against.
@@ -131,6 +133,21 @@ const EBBTIDE: Peer = Peer {
 /// All, as they stand in the tables.
 pub(super) const PEERS: &[Peer] = &[
     EBBTIDE,
+    Peer {
+        name: "ebbtide-reuse",
+        role: Role::Reuse,
+        arguments: &[
+            "--log=warn",
+            "proxy",
+            "--listen=127.0.0.1:@LISTEN@",
+            "--upstream=127.0.0.1:@UPSTREAM@",
+            "--protocol=@PROTOCOL@",
+            "--admin=127.0.0.1:0",
+            "--control=127.0.0.1:0",
+            "--upstream-reuse",
+        ],
+        ..EBBTIDE
+    },
     Peer {
         name: "haproxy",
         role: Role::Rival,

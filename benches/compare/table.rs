@@ -19,27 +19,38 @@ fn summary(results: &Results) -> String {
         "| work | figure | Ebbtide | best of HAProxy, nginx, Envoy | Ebbtide to it | wanted, stretch |\n\
          |---|---|---|---|---|---|\n",
     );
-    for Measured { work, rows, .. } in &results.works {
-        let (ours, best) = (ebbtide(rows), best_rival(rows));
-        let median =
-            |row: &Row| row.figure(0).map_or("-".to_owned(), |spread| number(spread.median));
-        let best_text = best.map(|row| format!("{} {}", row.peer.name, median(row)));
-        let cells = [
-            work.title.to_owned(),
-            work.figures[0].title(work.unit),
-            ours.map_or("-".to_owned(), median),
-            best_text.unwrap_or("-".to_owned()),
-            best.zip(ours).and_then(|(best, ours)| ours.ratio(best)).map_or("-".to_owned(), spread),
-            match work.goals {
-                Goals::Ratio([goal, stretch]) => format!("{goal}, {stretch}"),
-                Goals::Value(goals) => {
-                    format!("{} itself, {}", number(goals[0]), number(goals[1]))
-                }
-            },
-        ];
-        text += &format!("| {} |\n", cells.join(" | "));
+    for measured in &results.works {
+        text +=
+            &glance(measured, ebbtide(&measured.rows), measured.work.title, measured.work.goals);
+        if let Some(goals) = measured.work.with_reuse {
+            let ours = measured.rows.iter().find(|row| row.peer.role == Role::Reuse);
+            let title = format!("{}, with `--upstream-reuse`", measured.work.title);
+            text += &glance(measured, ours, &title, goals);
+        }
     }
     text
+}
+
+/// One work's best against ours.
+fn glance(measured: &Measured, ours: Option<&Row>, title: &str, goals: Goals) -> String {
+    let Measured { work, rows, .. } = measured;
+    let best = best_rival(rows);
+    let median = |row: &Row| row.figure(0).map_or("-".to_owned(), |spread| number(spread.median));
+    let best_text = best.map(|row| format!("{} {}", row.peer.name, median(row)));
+    let cells = [
+        title.to_owned(),
+        work.figures[0].title(work.unit),
+        ours.map_or("-".to_owned(), median),
+        best_text.unwrap_or("-".to_owned()),
+        best.zip(ours).and_then(|(best, ours)| ours.ratio(best)).map_or("-".to_owned(), spread),
+        match goals {
+            Goals::Ratio([goal, stretch]) => format!("{goal}, {stretch}"),
+            Goals::Value(goals) => {
+                format!("{} itself, {}", number(goals[0]), number(goals[1]))
+            }
+        },
+    ];
+    format!("| {} |\n", cells.join(" | "))
 }
 
 fn figures(Measured { work, note, rows }: &Measured) -> String {

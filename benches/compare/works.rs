@@ -15,6 +15,8 @@ pub(super) struct Work {
     pub(super) figures: &'static [Figure],
     /// What is wanted of Ebbtide, and what would be better still.
     pub(super) goals: Goals,
+    /// The same with `--upstream-reuse`, where that makes a difference.
+    pub(super) with_reuse: Option<Goals>,
 }
 
 pub(super) enum Task {

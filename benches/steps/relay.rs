@@ -12,7 +12,7 @@ use ebbtide::net::Socket;
 use ebbtide::protocol::http1::DrainOptions;
 use ebbtide::protocol::{Class, Direction, Events, Tracker, Word};
 use ebbtide::reactor;
-use ebbtide::relay::{Control, IdleClose, IdleTimeouts, Manners, Observer, Relay};
+use ebbtide::relay::{Control, IdleClose, IdleTimeouts, Lent, Manners, Observer, Relay};
 
 use super::step::{Question, Step};
 
@@ -204,7 +204,7 @@ impl Between for Relays {
                 websocket_reason: String::new(),
             };
             let mut nobody = Nobody;
-            Relay::new(&client, &upstream, &control, tracker, &manners, &mut nobody).await;
+            Relay::new(&client, Some(upstream), &control, tracker, &manners, &mut nobody).await;
         };
         reactor::spawn(relay).expect("this thread is a worker");
     }
@@ -226,6 +226,7 @@ impl Observer for Nobody {
     fn class(&mut self, _: Class) {}
     fn events(&mut self, _: Events) {}
     fn told(&self, _: Word) {}
+    fn lent(&self, _: Lent) {}
     fn drain_options(&self) -> DrainOptions {
         DrainOptions::default()
     }

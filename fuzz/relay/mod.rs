@@ -26,7 +26,9 @@ use ebbtide::net::Socket;
 use ebbtide::protocol::http1::{DrainOptions, Forwarding, Options};
 use ebbtide::protocol::{Class, Direction, Events, Surprise, Tracker, Word};
 use ebbtide::reactor;
-use ebbtide::relay::{Control, End, IdleClose, IdleTimeouts, Manners, Observer, Order, Relay};
+use ebbtide::relay::{
+    Control, End, IdleClose, IdleTimeouts, Lent, Manners, Observer, Order, Relay,
+};
 use tokio::runtime::{Builder, Runtime};
 
 use self::peer::Peer;
@@ -119,6 +121,7 @@ impl Observer for &Watcher {
     }
     fn events(&mut self, _: Events) {}
     fn told(&self, _: Word) {}
+    fn lent(&self, _: Lent) {}
     fn drain_options(&self) -> DrainOptions {
         self.drain_options.clone()
     }
@@ -168,7 +171,7 @@ async fn connection(setting: &Setting, mut acts: &[u8]) {
     };
     let manners = &setting.manners;
     let mut told = &watcher;
-    let relay = Relay::new(&to_client, &to_upstream, &control, tracker, manners, &mut told);
+    let relay = Relay::new(&to_client, Some(to_upstream), &control, tracker, manners, &mut told);
     let mut connection = Connection {
         setting,
         control: &control,
@@ -191,7 +194,7 @@ async fn connection(setting: &Setting, mut acts: &[u8]) {
     connection.settle().await;
     let Connection { relay, end, client, upstream, talk, order, .. } = connection;
     drop(relay);
-    drop((to_client, to_upstream));
+    drop(to_client);
     Outcome { setting, end, client, upstream, talk, order }.judge();
 }
 

@@ -95,6 +95,12 @@ pub struct Options {
     #[arg(long, value_enum, env = "EBBTIDE_PROTOCOL", help_heading = "Data path")]
     pub protocol: Option<Speaks>,
 
+    /// Let a connection to the application serve one client after the other, and connect only when a
+    /// client has sent something. Wants --protocol http1
+    #[arg(long, env = "EBBTIDE_UPSTREAM_REUSE", help_heading = "Data path")]
+    #[serde(default)]
+    pub upstream_reuse: bool,
+
     /// How long a connection waits for an application that does not listen yet [default: 5s]
     #[arg(
         long,
@@ -337,6 +343,9 @@ pub struct ListenerOptions {
     /// What the bytes are.
     #[serde(default)]
     pub protocol: Option<Speaks>,
+    /// Whether connections to the application serve one client after the other.
+    #[serde(default)]
+    pub upstream_reuse: Option<bool>,
     /// What a new connection meets after the delay.
     #[serde(default)]
     pub reject: Option<RejectMode>,
@@ -359,6 +368,7 @@ impl Options {
             listen: self.listen.or(file.listen),
             upstream: self.upstream.or(file.upstream),
             protocol: self.protocol.or(file.protocol),
+            upstream_reuse: self.upstream_reuse || file.upstream_reuse,
             upstream_wait: self.upstream_wait.or(file.upstream_wait),
             connect_timeout: self.connect_timeout.or(file.connect_timeout),
             half_closed_timeout: self.half_closed_timeout.or(file.half_closed_timeout),

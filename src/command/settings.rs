@@ -13,8 +13,8 @@ use crate::admin::{self, ReadinessOnDrain};
 use crate::api::client::ClientIdentity;
 use crate::connection::{self, Budget, ListenerSettings, Speaks};
 use crate::drain::{Schedule, default_close_spread};
-use crate::net::ListenOptions;
 use crate::net::gate::MAX_ADMITTED;
+use crate::net::{ListenOptions, Upstream};
 use crate::protocol::{http1, websocket};
 use crate::relay::{IdleClose, IdleTimeouts, Manners};
 use crate::report;
@@ -129,6 +129,7 @@ fn listeners(
             listen,
             upstream: None,
             protocol: None,
+            upstream_reuse: None,
             reject: None,
             admit: Vec::new(),
             health_check_from: Vec::new(),
@@ -149,7 +150,7 @@ fn listeners(
         }
     }
     let user_timeout = options.tcp_user_timeout.map_or(300 * SECOND, |span| span.0);
-    let http1 = Arc::new(http1_options(options));
+    let http1 = [false, true].map(|reuse| Arc::new(http1_options(options, reuse)));
     let settle_period = options.settle_period.map_or(SECOND, |span| span.0);
     plans
         .iter()
@@ -172,6 +173,11 @@ fn listeners(
                     admit.len()
                 ));
             }
+            let speaks = plan.protocol.or(options.protocol).unwrap_or_default();
+            let upstream_reuse = plan.upstream_reuse.unwrap_or(options.upstream_reuse);
+            if upstream_reuse {
+                problems.extend(upstream_reuse_problem(plan.listen, speaks, &upstream));
+            }
             let same_port_v4 = plans
                 .iter()
                 .any(|other| other.listen.port() == plan.listen.port() && other.listen.is_ipv4());
@@ -179,8 +185,8 @@ fn listeners(
                 ListenOptions { only_v6: plan.listen.is_ipv6() && same_port_v4, user_timeout };
             let settings = ListenerSettings {
                 upstream: Arc::new(upstream),
-                speaks: plan.protocol.or(options.protocol).unwrap_or_default(),
-                http1: Arc::clone(&http1),
+                speaks,
+                http1: Arc::clone(if upstream_reuse { &http1[1] } else { &http1[0] }),
                 reject: plan.reject.or(options.reject).unwrap_or_default(),
                 admit,
                 health_check_from: or(&plan.health_check_from, &options.health_check_from),
@@ -191,14 +197,33 @@ fn listeners(
         .collect()
 }
 
-fn http1_options(options: &Options) -> http1::Options {
+/// A server that speaks first would wait for ever, and only TCP proves what was not heard.
+fn upstream_reuse_problem(
+    listen: SocketAddr,
+    speaks: Speaks,
+    upstream: &Upstream,
+) -> Option<String> {
+    match (speaks, upstream) {
+        (Speaks::Http1, Upstream::Unix(_)) => Some(format!(
+            "--upstream-reuse wants TCP to the application, and that of listener {listen} is \
+             {upstream}: give --upstream 127.0.0.1:PORT, or leave --upstream-reuse out"
+        )),
+        (Speaks::Http1, _) => None,
+        _ => Some(format!(
+            "--upstream-reuse wants to know that clients speak HTTP/1, and first: give --protocol \
+             http1 for listener {listen}, or leave --upstream-reuse out there"
+        )),
+    }
+}
+
+fn http1_options(options: &Options, upstream_reuse: bool) -> http1::Options {
     let mut health_checks = http1::HealthChecks::default();
     if !options.health_check_agent.is_empty() {
         health_checks.user_agents.clone_from(&options.health_check_agent);
     }
     health_checks.path.clone_from(&options.health_check_path);
     let forwarding = options.forward_client.unwrap_or_default().into();
-    http1::Options { health_checks, forwarding }
+    http1::Options { health_checks, forwarding, upstream_reuse }
 }
 
 /// Whom an application believes must not depend on a flag that does nothing.

@@ -14,7 +14,9 @@ use super::settings::{Settings, connections_within};
 use crate::admin::{self, History, View};
 use crate::api::report::{Answer, BalancerState, Directive};
 use crate::api::serve::{self, Running, Server};
-use crate::connection::{ListenerSettings, ListenerStatus, Listening, Serving, Table, see_out};
+use crate::connection::{
+    ListenerSettings, ListenerStatus, Listening, Serving, Table, empty_parking, see_out,
+};
 use crate::drain::{Drain, Phase, State, Trigger};
 use crate::net::{Bound, options};
 use crate::reactor::Workers;
@@ -119,6 +121,7 @@ impl Sidecar {
         tokio::spawn(self.drain.clone().run());
         let budgets = self.settings.budgets.clone();
         tokio::spawn(see_out(self.drain.clone(), self.serving.table.clone(), budgets));
+        tokio::spawn(empty_parking(Arc::clone(&self.serving)));
         tokio::spawn(self.serving.metrics.clone().keep_up());
         tokio::spawn(self.view.history.clone().record(self.drain.clone()));
         let final_report = reporter.map(|reporter| self.report(reporter));

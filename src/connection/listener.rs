@@ -44,7 +44,7 @@ pub struct ListenerSettings {
 /// A listener at work.
 #[derive(Debug)]
 pub struct Listening {
-    settings: ListenerSettings,
+    settings: Arc<ListenerSettings>,
     serving: Arc<Serving>,
     status: Arc<ListenerStatus>,
     listener: Acceptor,
@@ -76,6 +76,7 @@ impl Listening {
         let states = serving.drain.watch();
         let backoff = Backoff::default();
         let listener = Acceptor::from(listener);
+        let settings = Arc::new(settings);
         Listening { settings, serving, status, listener, door, states, permits, backoff }
     }
 
@@ -186,7 +187,7 @@ impl Listening {
             self.serving.metrics.late();
         }
         let connection = Connection { client: accepted.fd, registered, tracker, guard, permit };
-        self.serving.spawn(connection, &self.settings.upstream);
+        self.serving.spawn(connection, &self.settings);
     }
 
     /// The system is out of something: say so and wait a moment.

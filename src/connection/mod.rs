@@ -1,6 +1,7 @@
 //! One connection from accept to close, the listeners they come through, and the live table.
 
 mod closing;
+mod lending;
 mod listener;
 mod observer;
 mod policy;
@@ -10,6 +11,7 @@ mod status;
 mod table;
 
 pub use closing::{Budget, see_out};
+pub use lending::empty_parking;
 pub use listener::{ListenerSettings, Listening};
 pub use policy::{RejectMode, Speaks};
 pub use serve::{Serving, Settings};

@@ -8,7 +8,7 @@ use crate::drain::Guard;
 use crate::protocol::http1::DrainOptions;
 use crate::protocol::{Class, Events, Word};
 use crate::reactor;
-use crate::relay::Observer;
+use crate::relay::{Lent, Observer};
 
 /// Keeps a connection's entry, guard and counts in step with what its bytes say.
 pub(super) struct Watcher<'a> {
@@ -85,6 +85,15 @@ impl Observer for Watcher<'_> {
                 metrics.websocket_close_sent(self.serving.settings.manners.websocket_code);
             }
         }
+    }
+
+    fn lent(&self, lent: Lent) {
+        self.serving.metrics.upstream_lent(match lent {
+            Lent::Parked => "parked",
+            Lent::Reused => "reused",
+            Lent::Resent => "resent",
+            Lent::Lost => "lost",
+        });
     }
 
     fn drain_options(&self) -> DrainOptions {

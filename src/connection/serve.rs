@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, warn};
 
+use super::listener::ListenerSettings;
 use super::observer::Watcher;
 use super::table::{Entry, Registered, Table};
 use crate::drain::{Drain, Guard, Phase};
@@ -78,7 +79,7 @@ struct Opened {
 
 /// How a connection ended, seen from accept to close.
 #[derive(Debug)]
-enum Outcome {
+pub(super) enum Outcome {
     Relayed(End),
     NoUpstream(ConnectError),
     /// It was told to end before the application had accepted it.
@@ -90,7 +91,7 @@ enum Outcome {
 impl Outcome {
     fn name(&self) -> &'static str {
         match self {
-            Outcome::Relayed(End::Finished) => "finished",
+            Outcome::Relayed(End::Finished | End::AtRest | End::WantsUpstream) => "finished",
             Outcome::Relayed(End::ClientBroke(_)) => "client_broke",
             Outcome::Relayed(End::UpstreamBroke(_)) => "upstream_broke",
             Outcome::Relayed(End::HalfClosedTimeout) => "half_closed_timeout",
@@ -105,11 +106,20 @@ impl Outcome {
 
 impl Serving {
     /// Serves one connection to its end on one of the workers.
-    pub(super) fn spawn(self: &Arc<Self>, connection: Connection, upstream: &Arc<Upstream>) {
+    pub(super) fn spawn(
+        self: &Arc<Self>,
+        connection: Connection,
+        settings: &Arc<ListenerSettings>,
+    ) {
         let Connection { client, registered, tracker, guard, permit } = connection;
-        let opening = Opening { client, upstream: Arc::clone(upstream), tracker, guard };
         let serving = Arc::clone(self);
-        let opening = Box::new(opening);
+        if settings.http1.upstream_reuse {
+            let settings = Arc::clone(settings);
+            let carry = move || serving.carry_lending(client, settings, registered, guard, permit);
+            return self.workers.spawn(carry);
+        }
+        let upstream = Arc::clone(&settings.upstream);
+        let opening = Box::new(Opening { client, upstream, tracker, guard });
         self.workers.spawn(move || serving.carry(opening, registered, permit));
     }
 
@@ -126,12 +136,23 @@ impl Serving {
             let mut watcher = Watcher::new(&self, &registered.entry, guard);
             let outcome = Self::serve(opening, &mut watcher).await;
             let guard = watcher.into_guard();
-            self.record(&registered.entry, &outcome);
-            drop(registered);
-            drop(permit);
-            // Last, so that a drain that sees zero finds nothing left in the table.
-            drop(guard);
+            self.end(registered, &outcome, permit, guard);
         }
+    }
+
+    /// Says how a connection ended, and gives up what it held.
+    pub(super) fn end(
+        &self,
+        registered: Registered,
+        outcome: &Outcome,
+        permit: Option<OwnedSemaphorePermit>,
+        guard: Option<Guard>,
+    ) {
+        self.record(&registered.entry, outcome);
+        drop(registered);
+        drop(permit);
+        // Last, so that a drain that sees zero finds nothing left in the table.
+        drop(guard);
     }
 
     /// Connects, and relays to the end. What it needs of the connection it takes from the watcher:
@@ -148,29 +169,45 @@ impl Serving {
             let Watcher { serving, entry, .. } = *watcher;
             let manners = &serving.settings.manners;
             let control = &entry.control;
-            let end = Relay::new(&client, &upstream, control, tracker, manners, watcher).await;
-            let is_done = matches!(end, End::Finished | End::SeenOff);
-            if is_done && watcher.serving.drain.state().phase != Phase::Serving {
-                drop(upstream);
-                acknowledged(&client, watcher.entry).await;
-            }
+            let upstream = Some(upstream);
+            let end = Relay::new(&client, upstream, control, tracker, manners, watcher).await;
+            watcher.serving.deliver(&end, &client, watcher.entry).await;
             Outcome::Relayed(end)
+        }
+    }
+
+    /// In a drain, waits until an orderly end has reached the client.
+    pub(super) async fn deliver(&self, end: &End, client: &Socket, entry: &Entry) {
+        if matches!(end, End::Finished | End::SeenOff) && self.drain.state().phase != Phase::Serving
+        {
+            acknowledged(client, entry).await;
         }
     }
 
     /// Connects to the application.
     async fn open(&self, opening: Opening, entry: &Entry) -> Result<Opened, Outcome> {
         let client = Socket::new(opening.client).map_err(Outcome::NoSocket)?;
+        let upstream = self.connect(&opening.upstream, &client, entry).await?;
+        Ok(Opened { client, upstream, tracker: opening.tracker })
+    }
+
+    /// Connects to the application; a client for whom that fails is reset.
+    pub(super) async fn connect(
+        &self,
+        upstream: &Upstream,
+        client: &Socket,
+        entry: &Entry,
+    ) -> Result<Socket, Outcome> {
         let Settings { connect_timeout, upstream_wait, .. } = self.settings;
         let connected = tokio::select! {
-            connected = connect(&opening.upstream, connect_timeout, upstream_wait) => connected,
+            connected = connect(upstream, connect_timeout, upstream_wait) => connected,
             () = entry.control.ordered(Order::Close) => {
                 client.reset_on_close();
                 return Err(Outcome::ToldToEnd);
             }
         };
         match connected {
-            Ok(upstream) => Ok(Opened { client, upstream, tracker: opening.tracker }),
+            Ok(upstream) => Ok(upstream),
             Err(error) => {
                 client.reset_on_close();
                 Err(Outcome::NoUpstream(error))

@@ -76,20 +76,56 @@ pub fn raise_descriptor_limit() -> u64 {
 ///
 /// # Source
 /// Linux `tcp_get_info`: for a listening socket `tcpi_unacked` is the length of its queue.
-#[expect(unsafe_code, reason = "no crate has a safe wrapper of TCP_INFO")]
 pub fn accept_queue_length(listener: impl AsFd) -> io::Result<u32> {
+    Ok(tcp_info(listener)?.tcpi_unacked)
+}
+
+/// Where a TCP connection stands, as far as our kernel knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcpStanding {
+    /// Both sides are open.
+    Open,
+    /// The peer's FIN has come, ours may have gone.
+    PeerEnded,
+    /// It is over: both FINs are acknowledged, or a reset has come.
+    Closed,
+    /// Anything else.
+    Other,
+}
+
+/// Where a TCP connection stands, and how many bytes its peer has acknowledged so far, with our SYN
+/// and our FIN one each.
+///
+/// # Errors
+/// Those of getsockopt(2); a socket that is no TCP has no such thing.
+///
+/// # Source
+/// Linux `tcp_get_info`, include/net/tcp_states.h; RFC 4898, tcpEStatsAppHCThruOctetsAcked.
+pub fn tcp_progress(socket: impl AsFd) -> io::Result<(TcpStanding, u64)> {
+    let info = tcp_info(socket)?;
+    let standing = match info.tcpi_state {
+        1 => TcpStanding::Open,
+        7 => TcpStanding::Closed,
+        8 | 9 => TcpStanding::PeerEnded,
+        _ => TcpStanding::Other,
+    };
+    Ok((standing, info.tcpi_bytes_acked))
+}
+
+#[expect(unsafe_code, reason = "no crate has a safe wrapper of TCP_INFO")]
+fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
     // SAFETY: tcp_info is a plain C struct of integers; all zeroes is a value of it.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).unwrap_or(0);
     // SAFETY: the kernel writes at most `length` bytes into `info`, both of which outlive the call.
     let result = unsafe {
         libc::getsockopt(
-            listener.as_fd().as_raw_fd(),
+            socket.as_fd().as_raw_fd(),
             libc::IPPROTO_TCP,
             libc::TCP_INFO,
             (&raw mut info).cast(),
             &raw mut length,
         )
     };
-    if result == 0 { Ok(info.tcpi_unacked) } else { Err(io::Error::last_os_error()) }
+    if result == 0 { Ok(info) } else { Err(io::Error::last_os_error()) }
 }

@@ -66,6 +66,18 @@ impl Socket {
         self.source.poll_readable(cx)
     }
 
+    /// Whether a read would find nothing, not even an end; asks the kernel itself.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        rustix::net::recv(&self.fd, &mut [0; 1], RecvFlags::PEEK) == Err(Errno::AGAIN)
+    }
+
+    /// Whether the stream has been read to its end.
+    #[must_use]
+    pub fn is_at_end(&self) -> bool {
+        matches!(rustix::net::recv(&self.fd, &mut [0; 1], RecvFlags::PEEK), Ok((0, _)))
+    }
+
     /// Whether a write may be taken, or a connect under way has ended.
     pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.source.poll_writable(cx)

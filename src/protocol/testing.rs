@@ -17,6 +17,9 @@ pub(super) trait Watch {
     fn is_safe_point(&self) -> bool {
         false
     }
+    fn is_reusable(&self) -> bool {
+        false
+    }
     fn farewell_done(&self) -> bool {
         false
     }
@@ -54,6 +57,9 @@ macro_rules! watch_all {
             }
             fn is_safe_point(&self) -> bool {
                 self.is_safe_point()
+            }
+            fn is_reusable(&self) -> bool {
+                self.is_reusable()
             }
             fn farewell_done(&self) -> bool {
                 self.farewell_done()
@@ -109,9 +115,11 @@ pub(super) struct Script(Vec<Act>);
 
 /// What can be asked of a tracker between two acts; it may not depend on cuts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one question")]
 pub(super) struct State {
     pub(super) class: Class,
     pub(super) is_safe_point: bool,
+    pub(super) is_reusable: bool,
     pub(super) farewell_done: bool,
     pub(super) leave_done: bool,
     pub(super) events: Events,
@@ -360,6 +368,7 @@ impl<T: Watch> Relay<T> {
         State {
             class: self.tracker.class(),
             is_safe_point: self.tracker.is_safe_point(),
+            is_reusable: self.tracker.is_reusable(),
             farewell_done: self.tracker.farewell_done(),
             leave_done: self.tracker.leave_done(),
             events: self.events,

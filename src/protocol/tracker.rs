@@ -39,6 +39,13 @@ impl Tracker {
         Tracker::Http1(Box::new(http1::Tracker::new(options, client)))
     }
 
+    /// The same for one that was tracked before, up to a point at which it was reusable, and that
+    /// counted as `class` there.
+    #[must_use]
+    pub fn http1_resumed(options: Arc<http1::Options>, client: IpAddr, class: Class) -> Tracker {
+        Tracker::Http1(Box::new(http1::Tracker::resumed(options, client, class)))
+    }
+
     /// A tracker for a connection that is known to speak HTTP/2; `ping` is eight random bytes.
     #[must_use]
     pub fn http2(ping: [u8; 8]) -> Tracker {
@@ -158,6 +165,19 @@ impl Tracker {
             Tracker::Http2(tracker) => tracker.is_safe_point(),
             Tracker::Auto(auto) => auto.detector.has_seen_nothing(),
         }
+    }
+
+    /// Whether the upstream connection may serve another client from here on.
+    #[must_use]
+    pub fn is_reusable(&self) -> bool {
+        matches!(self, Tracker::Http1(tracker) if tracker.is_reusable())
+    }
+
+    /// Whether what the client has asked so far is whole, and may be asked on an upstream connection
+    /// that was another's.
+    #[must_use]
+    pub fn is_asked_whole(&self) -> bool {
+        matches!(self, Tracker::Http1(tracker) if tracker.is_asked_whole())
     }
 
     /// Whether the last response of a drain has passed completely: the staged close is next.

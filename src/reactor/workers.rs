@@ -42,6 +42,13 @@ impl Workers {
         Ok(Workers { mailboxes, next: AtomicUsize::new(0) })
     }
 
+    /// Does something on every worker.
+    pub fn on_each(&self, act: fn()) {
+        for mailbox in &self.mailboxes {
+            mailbox.post(Mail::Begin(Box::new(act)));
+        }
+    }
+
     /// Resolves when every task that could go on has had its turn: those that were woken before this
     /// was called have seen why.
     pub async fn turn(&self) {

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use atomic_waker::AtomicWaker;
 
@@ -176,6 +176,12 @@ impl Control {
             if self.current() >= order { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
+    }
+
+    /// Ready while any order but [`Order::Serve`] is in force. One waiter at a time, as above.
+    pub fn poll_called(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        if self.current() == Order::Serve { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// Bytes moved in a direction so far.

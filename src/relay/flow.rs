@@ -62,6 +62,8 @@ enum Pending {
     Buffered { buffer: Buffer, start: u32, end: u32 },
     /// In the kernel.
     Piped(Pipe),
+    /// All of it was taken; it may have to be sent again, on another connection.
+    Kept { buffer: Buffer, end: u32 },
 }
 
 impl Pending {
@@ -97,6 +99,9 @@ pub(super) struct Flow {
     load: Load,
     source_ended: bool,
     ended: bool,
+    /// The upstream connection may have been closed before it was given anything: what is sent is
+    /// kept, and an end before the first byte is a failure.
+    is_doubtful: bool,
     /// The farewell in what is pending, and one that the receiver's kernel has taken.
     pending_word: Option<Word>,
     written_word: Option<Word>,
@@ -112,6 +117,7 @@ impl Flow {
             load: Load::Messages,
             source_ended: false,
             ended: false,
+            is_doubtful: false,
             pending_word: None,
             written_word: None,
         }
@@ -129,7 +135,49 @@ impl Flow {
 
     /// Whether bytes that were read wait for the receiver.
     pub(super) fn is_pending(&self) -> bool {
-        self.pending.is_some()
+        !matches!(self.pending, None | Some(Pending::Kept { .. }))
+    }
+
+    /// The upstream connection is one that may have been closed meanwhile.
+    pub(super) fn doubt(&mut self) {
+        self.is_doubtful = true;
+    }
+
+    /// Whether it still may have been.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.is_doubtful
+    }
+
+    /// It was not, or there is nothing to be done about it: what was sent is not sent again.
+    pub(super) fn trust(&mut self) {
+        self.is_doubtful = false;
+        self.pending.take_if(|pending| matches!(pending, Pending::Kept { .. }));
+    }
+
+    /// Whether no byte has been sent in the doubt.
+    pub(super) fn has_sent_nothing(&self) -> bool {
+        self.is_doubtful && matches!(self.pending, Some(Pending::Buffered { start: 0, .. }))
+    }
+
+    /// Whether all that was sent in the doubt is still here.
+    pub(super) fn can_rewind(&self) -> bool {
+        self.is_doubtful
+            && matches!(self.pending, Some(Pending::Buffered { .. } | Pending::Kept { .. }))
+    }
+
+    /// Sends what was sent in the doubt again, to another receiver, and its end with it.
+    pub(super) fn rewind(&mut self) {
+        self.is_doubtful = false;
+        self.pending = match self.pending.take() {
+            Some(Pending::Buffered { buffer, end, .. } | Pending::Kept { buffer, end }) => {
+                Some(Pending::Buffered { buffer, start: 0, end })
+            }
+            other => other,
+        };
+        if self.source_ended {
+            self.ended = false;
+            self.sink = Sink::Forward;
+        }
     }
 
     /// The farewell that was written to its last byte since this was last asked.
@@ -150,8 +198,8 @@ impl Flow {
         cx: &mut Context<'_>,
         tracker: &mut Tracker,
         turn: Turn,
-        source: &Socket,
-        sink: &Socket,
+        source: Option<&Socket>,
+        sink: Option<&Socket>,
     ) -> Result<Progress, Failure> {
         let mut moved = 0;
         while !self.ended {
@@ -166,16 +214,17 @@ impl Flow {
         Ok(Progress::Ended(moved))
     }
 
-    /// One read or one write.
+    /// One read or one write. What has no socket yet, waits.
     fn poll_step(
         &mut self,
         cx: &mut Context<'_>,
         tracker: &mut Tracker,
         turn: Turn,
-        source: &Socket,
-        sink: &Socket,
+        source: Option<&Socket>,
+        sink: Option<&Socket>,
     ) -> Poll<Result<usize, Failure>> {
-        if self.pending.is_some() {
+        if self.is_pending() {
+            let Some(sink) = sink else { return Poll::Pending };
             return self.poll_flush(cx, sink);
         }
         // Before a FIN too: a client that is told which request was the last can send the others again.
@@ -193,8 +242,9 @@ impl Flow {
             return Poll::Ready(Ok(0));
         }
         if self.source_ended || self.sink == Sink::Closing {
-            return Poll::Ready(self.finish(sink, turn).map(|()| 0));
+            return Poll::Ready(self.finish(tracker, sink, turn).map(|()| 0));
         }
+        let Some(source) = source else { return Poll::Pending };
         self.poll_fill(cx, tracker, source)
     }
 
@@ -219,9 +269,16 @@ impl Flow {
         let room = buffer.bytes().len();
         let read = ready!(source.poll_read(cx, buffer.bytes_mut())).map_err(Failure::Reading)?;
         if read == 0 {
+            if self.is_doubtful && self.direction == Direction::FromUpstream {
+                let error = io::ErrorKind::UnexpectedEof.into();
+                return Poll::Ready(Err(Failure::Reading(error)));
+            }
             self.source_ended = true;
             self.end(tracker);
             return Poll::Ready(Ok(0));
+        }
+        if self.is_doubtful {
+            self.trust();
         }
         self.load = match self.load {
             Load::Messages if read == room => Load::Burst,
@@ -252,6 +309,7 @@ impl Flow {
         bytes: usize,
     ) -> Poll<Result<usize, Failure>> {
         let read = ready!(pipe.poll_fill(cx, source, bytes)).map_err(Failure::Reading)?;
+        self.trust();
         if read == 0 {
             self.source_ended = true;
             self.end(tracker);
@@ -359,7 +417,7 @@ impl Flow {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, sink: &Socket) -> Poll<Result<usize, Failure>> {
         let is_done = match &mut self.pending {
-            None => return Poll::Ready(Ok(0)),
+            None | Some(Pending::Kept { .. }) => return Poll::Ready(Ok(0)),
             Some(Pending::Buffered { buffer, start, end }) => {
                 let bytes = buffer.bytes().get(*start as usize..*end as usize).unwrap_or_default();
                 let written = ready!(sink.poll_write(cx, bytes)).map_err(Failure::Writing)?;
@@ -372,17 +430,32 @@ impl Flow {
             }
         };
         if is_done {
-            self.pending = None;
+            self.pending = match self.pending.take() {
+                Some(Pending::Buffered { buffer, end, .. }) if self.is_doubtful => {
+                    Some(Pending::Kept { buffer, end })
+                }
+                _ => None,
+            };
             self.written_word = self.pending_word.take().or(self.written_word);
         }
         Poll::Ready(Ok(0))
     }
 
-    /// Passes the end on.
-    fn finish(&mut self, sink: &Socket, turn: Turn) -> Result<(), Failure> {
+    /// Passes the end on; but not a client's to an upstream connection that goes on without it.
+    fn finish(
+        &mut self,
+        tracker: &Tracker,
+        sink: Option<&Socket>,
+        turn: Turn,
+    ) -> Result<(), Failure> {
         let closing = std::mem::replace(&mut self.sink, Sink::Discard);
         let is_closed_next = turn.is_last && self.source_ended;
-        if closing != Sink::Discard && !is_closed_next {
+        let is_kept = self.direction == Direction::FromClient && tracker.is_reusable();
+        if closing != Sink::Discard
+            && !is_closed_next
+            && !is_kept
+            && let Some(sink) = sink
+        {
             sink.shutdown_write().map_err(Failure::Writing)?;
         }
         self.ended = self.source_ended;

@@ -11,9 +11,12 @@ mod buffers;
 mod control;
 mod farewell;
 mod flow;
+mod lending;
 mod pair;
+pub mod parking;
 mod pipes;
 
 pub use control::{Control, Order};
 pub use farewell::IdleClose;
+pub use lending::Lent;
 pub use pair::{End, IdleTimeouts, Manners, Observer, Relay};

@@ -3,7 +3,8 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
@@ -11,16 +12,22 @@ use tokio::time::{Instant, Sleep};
 use super::control::{Control, Heard, Order};
 use super::farewell::{Advice, Farewell, IdleClose};
 use super::flow::{Failure, Flow, Progress, Turn};
-use crate::net::{Socket, options};
+use super::lending::{Lending, Lent, Next};
+use crate::net::{Socket, Upstream, options};
 use crate::protocol::http1::DrainOptions;
 use crate::protocol::{Class, Direction, Events, Tracker, Word, websocket};
 
 /// How often a drain looks whether a client has acknowledged its last answer.
 const DELIVERY_INTERVAL: Duration = Duration::from_millis(5);
 
-/// How a connection ended.
+/// Why a relay stopped.
 #[derive(Debug)]
 pub enum End {
+    /// The client has sent something, and there is no upstream connection for it: see
+    /// [`Relay::attach`].
+    WantsUpstream,
+    /// The client is between two exchanges, and its upstream connection was given away.
+    AtRest,
     /// Both sides have ended and everything was passed on.
     Finished,
     /// The client's connection broke; the application's was reset.
@@ -71,20 +78,23 @@ pub trait Observer: Send {
     fn told(&self, farewell: Word);
     /// What the drain under way asks of the last response.
     fn drain_options(&self) -> DrainOptions;
+    /// An upstream connection was given away, or was another client's.
+    fn lent(&self, lent: Lent);
 }
 
 /// Moves one connection's bytes until it ends.
 pub struct Relay<'a, O> {
     client: &'a Socket,
-    upstream: &'a Socket,
+    /// Absent only where upstream connections are lent.
+    pub(super) upstream: Option<Socket>,
     control: &'a Control,
     manners: &'a Manners,
-    observer: &'a mut O,
-    tracker: Tracker,
+    pub(super) observer: &'a mut O,
+    pub(super) tracker: Tracker,
     class: Class,
-    to_upstream: Flow,
-    to_client: Flow,
-    obeyed: Order,
+    pub(super) to_upstream: Flow,
+    pub(super) to_client: Flow,
+    pub(super) obeyed: Order,
     /// See [`Control::listen`]. It lives in one task, whose waker is always the same.
     heard: Heard,
     /// Whether there has been a drain: before, no tracker has anything to say.
@@ -94,6 +104,8 @@ pub struct Relay<'a, O> {
     silence: Option<Box<Silence>>,
     /// Only in a drain, while the client has not acknowledged its last answer.
     delivery: Option<Pin<Box<Sleep>>>,
+    /// Present where upstream connections are lent.
+    pub(super) lending: Option<Box<Lending>>,
 }
 
 /// How long nothing has moved.
@@ -105,11 +117,11 @@ struct Silence {
 }
 
 impl<'a, O: Observer> Relay<'a, O> {
-    /// A relay between two connected sockets.
+    /// A relay between two connected sockets; one that lends begins without the upstream's.
     #[must_use]
     pub fn new(
         client: &'a Socket,
-        upstream: &'a Socket,
+        upstream: Option<Socket>,
         control: &'a Control,
         tracker: Tracker,
         manners: &'a Manners,
@@ -131,7 +143,15 @@ impl<'a, O: Observer> Relay<'a, O> {
             farewell: Farewell::default(),
             silence: None,
             delivery: None,
+            lending: None,
         }
+    }
+
+    /// Lets it take upstream connections that were others', and give its own away, as long as the
+    /// tracker allows.
+    #[must_use]
+    pub fn lending(self, upstream: Arc<Upstream>) -> Self {
+        Relay { lending: Some(Box::new(Lending::new(upstream))), ..self }
     }
 
     /// Does what is asked since the last look. `true` when the connection is to end at once.
@@ -278,6 +298,25 @@ impl<'a, O: Observer> Relay<'a, O> {
         }
     }
 
+    /// Moves bytes both ways. `Ok(true)` when anything was moved.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, End>> {
+        if let Err(end) = ready!(self.poll_doubt(cx)) {
+            return Poll::Ready(Err(end));
+        }
+        let mut progressed = false;
+        for direction in [Direction::FromClient, Direction::FromUpstream] {
+            match self.poll_direction(cx, direction) {
+                Ok(moved) => progressed |= moved,
+                Err(failure) => {
+                    if let Err(end) = ready!(self.poll_failure(cx, direction, failure)) {
+                        return Poll::Ready(Err(end));
+                    }
+                }
+            }
+        }
+        Poll::Ready(Ok(progressed))
+    }
+
     /// Moves bytes one way. `Ok(true)` when anything was moved.
     fn poll_direction(
         &mut self,
@@ -286,10 +325,12 @@ impl<'a, O: Observer> Relay<'a, O> {
     ) -> Result<bool, Failure> {
         let (flow, other, source, sink) = match direction {
             Direction::FromClient => {
-                (&mut self.to_upstream, &self.to_client, self.client, self.upstream)
+                let sink = self.upstream.as_ref();
+                (&mut self.to_upstream, &self.to_client, Some(self.client), sink)
             }
             Direction::FromUpstream => {
-                (&mut self.to_client, &self.to_upstream, self.upstream, self.client)
+                let source = self.upstream.as_ref();
+                (&mut self.to_client, &self.to_upstream, source, Some(self.client))
             }
         };
         // In a drain the FIN's arrival is waited for before anything is closed.
@@ -311,10 +352,15 @@ impl<'a, O: Observer> Relay<'a, O> {
         Ok(true)
     }
 
+    fn reset_on_close(&self) {
+        for socket in [Some(self.client), self.upstream.as_ref()].into_iter().flatten() {
+            socket.reset_on_close();
+        }
+    }
+
     /// Resets the side that has not broken, and says which one did.
-    fn broke(&self, direction: Direction, failure: Failure) -> End {
-        self.client.reset_on_close();
-        self.upstream.reset_on_close();
+    pub(super) fn broke(&self, direction: Direction, failure: Failure) -> End {
+        self.reset_on_close();
         match (direction, failure) {
             (Direction::FromClient, Failure::Reading(error))
             | (Direction::FromUpstream, Failure::Writing(error)) => End::ClientBroke(error),
@@ -324,7 +370,7 @@ impl<'a, O: Observer> Relay<'a, O> {
     }
 
     /// The silence that ends the connection as it stands now, and how that end is called.
-    fn timeout(&self) -> Option<(Duration, End)> {
+    pub(super) fn timeout(&self) -> Option<(Duration, End)> {
         let half_closed = self.to_upstream.has_ended() || self.to_client.has_ended();
         let (timeout, end) = if half_closed {
             (self.manners.idle_timeouts.half_closed, End::HalfClosedTimeout)
@@ -346,11 +392,10 @@ impl<'a, O: Observer> Relay<'a, O> {
             if silence.last_progress + timeout <= Instant::now() {
                 // A slow reader may take longer than any time-out for what its kernel and ours
                 // hold, and a reset would throw that away.
-                let left = undelivered_bytes(self.client, self.upstream);
+                let left = undelivered_bytes(self.client, self.upstream.as_ref());
                 let before = std::mem::replace(&mut silence.undelivered_bytes, left);
                 if left == 0 || left >= before {
-                    self.client.reset_on_close();
-                    self.upstream.reset_on_close();
+                    self.reset_on_close();
                     return Poll::Ready(end);
                 }
                 silence.last_progress = Instant::now();
@@ -368,19 +413,25 @@ impl<O: Observer> Future for Relay<'_, O> {
         let relay = self.get_mut();
         relay.control.listen(cx.waker(), &mut relay.heard);
         if relay.obey() {
-            relay.client.reset_on_close();
-            relay.upstream.reset_on_close();
+            relay.reset_on_close();
             return Poll::Ready(End::Reset);
         }
         let mut progressed = false;
-        for direction in [Direction::FromClient, Direction::FromUpstream] {
-            match relay.poll_direction(cx, direction) {
+        loop {
+            match ready!(relay.poll_data(cx)) {
                 Ok(moved) => progressed |= moved,
-                Err(failure) => return Poll::Ready(relay.broke(direction, failure)),
+                Err(end) => return Poll::Ready(end),
+            }
+            relay.tell(cx);
+            match relay.lend(cx, progressed) {
+                Next::GoOn => break,
+                Next::MoveBytes => {}
+                Next::Stop(end) => return Poll::Ready(end),
             }
         }
-        relay.tell(cx);
-        if relay.to_upstream.has_ended() && relay.to_client.has_ended() {
+        if relay.to_upstream.has_ended()
+            && (relay.to_client.has_ended() || relay.upstream.is_none())
+        {
             return Poll::Ready(End::Finished);
         }
         if relay.see_off(cx) {
@@ -405,6 +456,7 @@ impl Silence {
 }
 
 /// What the relay has handed to the kernel and a peer has not acknowledged yet.
-fn undelivered_bytes(client: &Socket, upstream: &Socket) -> usize {
-    [client, upstream].map(|socket| options::unacknowledged_bytes(socket).unwrap_or(0)).iter().sum()
+fn undelivered_bytes(client: &Socket, upstream: Option<&Socket>) -> usize {
+    let sockets = [Some(client), upstream].into_iter().flatten();
+    sockets.map(|socket| options::unacknowledged_bytes(socket).unwrap_or(0)).sum()
 }

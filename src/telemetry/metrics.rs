@@ -41,17 +41,19 @@ const QUEUE_ABORTED: &str = "ebbtide_accept_queue_aborted_total";
 const ACCEPT_ERRORS: &str = "ebbtide_accept_errors_total";
 const ACCEPT_PAUSED: &str = "ebbtide_accept_paused_total";
 const UPSTREAM_FAILURES: &str = "ebbtide_upstream_failures_total";
+const UPSTREAM_LENT: &str = "ebbtide_upstream_lent_total";
 const REPORT_ATTEMPTS: &str = "ebbtide_report_attempts_total";
 const REPORT_AGE: &str = "ebbtide_report_age_seconds";
 const BUILD_INFO: &str = "ebbtide_build_info";
 
 /// Counters that stand at 0 from the start, value by value of their label: a rate over a series that
 /// first appears with its first event misses that event, which in a pod that ends is often the only one.
-const FROM_ZERO: [(&str, &str, &[&str]); 5] = [
+const FROM_ZERO: [(&str, &str, &[&str]); 6] = [
     (CONNECTIONS, "result", &["accepted", "excluded", "rejected"]),
     (GOAWAYS, "phase", &["first", "final"]),
     (REJECTED, "mode", &["http503", "reset"]),
     (ACCEPT_ERRORS, "reason", &["emfile", "enfile", "enobufs", "other"]),
+    (UPSTREAM_LENT, "event", &["parked", "reused", "resent", "lost"]),
     (UPSTREAM_FAILURES, "reason", &["timeout", "not_there", "name", "other"]),
 ];
 
@@ -227,6 +229,11 @@ impl Metrics {
         counter!(UPSTREAM_FAILURES, "reason" => reason).increment(1);
     }
 
+    /// An upstream connection was given away, or was another client's.
+    pub fn upstream_lent(&self, event: &'static str) {
+        counter!(UPSTREAM_LENT, "event" => event).increment(1);
+    }
+
     /// A report was sent, well or not.
     pub fn report_attempted(&self, result: &'static str) {
         counter!(REPORT_ATTEMPTS, "result" => result).increment(1);
@@ -336,6 +343,11 @@ fn describe() {
     describe_counter!(ACCEPT_ERRORS, "Pauses of accepting for want of something, by reason.");
     describe_counter!(ACCEPT_PAUSED, "Pauses of accepting because of --max-connections.");
     describe_counter!(UPSTREAM_FAILURES, "Connections that found no application, by reason.");
+    describe_counter!(
+        UPSTREAM_LENT,
+        "Upstream connections between two clients (--upstream-reuse): parked, reused, and requests \
+         that met one which was just closing: resent, or lost with a reset to the client."
+    );
     describe_counter!(REPORT_ATTEMPTS, "Reports sent to the controller, by result.");
     describe_gauge!(REPORT_AGE, "Since the controller last acknowledged a report.");
     describe_gauge!(BUILD_INFO, "1, with the version as a label.");

@@ -277,7 +277,7 @@ fn families(text: &str) -> BTreeMap<String, Vec<(String, f64)>> {
 }
 
 /// The families of features §5.6 that a proxy of opaque bytes has.
-const FAMILIES: [&str; 18] = [
+const FAMILIES: [&str; 19] = [
     "ebbtide_accept_errors_total",
     "ebbtide_accept_paused_total",
     "ebbtide_accept_queue_aborted_total",
@@ -296,6 +296,7 @@ const FAMILIES: [&str; 18] = [
     "ebbtide_report_age_seconds",
     "ebbtide_report_attempts_total",
     "ebbtide_upstream_failures_total",
+    "ebbtide_upstream_lent_total",
 ];
 
 #[test]

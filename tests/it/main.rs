@@ -47,6 +47,7 @@ mod page;
 mod postgres;
 mod reject;
 mod relay;
+mod reuse;
 mod rolling;
 mod run;
 mod targets;

@@ -42,6 +42,8 @@ pub(super) struct Fields<'head> {
     pub(super) expects_continue: bool,
     pub(super) extensions: Extensions,
     pub(super) user_agent: Option<&'head [u8]>,
+    /// Who asks is known by the connection, not by the message.
+    pub(super) authenticates_connection: bool,
     upgrade_option: bool,
     names_protocol: bool,
     names_websocket: bool,
@@ -68,8 +70,12 @@ impl<'head> Fields<'head> {
             }
             10 if is(name, b"connection") => self.connection(value),
             10 if is(name, b"user-agent") => self.user_agent = Some(value),
+            13 if is(name, b"authorization") => self.credentials(value),
             14 if is(name, b"content-length") => return self.content_length(value),
+            16 if is(name, b"www-authenticate") => self.credentials(value),
             17 if is(name, b"transfer-encoding") => return self.transfer_encoding(value),
+            18 if is(name, b"proxy-authenticate") => self.credentials(value),
+            19 if is(name, b"proxy-authorization") => self.credentials(value),
             24 if is(name, b"sec-websocket-extensions") && !value.is_empty() => {
                 self.extensions = Extensions::Negotiated;
             }
@@ -94,6 +100,18 @@ impl<'head> Fields<'head> {
     /// Whether one of those protocols is WebSocket.
     pub(super) fn upgrades_to_websocket(&self) -> bool {
         self.names_websocket && self.upgrade_option
+    }
+
+    /// Credentials, or the challenges for them.
+    ///
+    /// # Source
+    /// RFC 4559 §6 (Negotiate); NTLM never had one, and does the same.
+    fn credentials(&mut self, value: &[u8]) {
+        let scheme = |element: &[u8], name: &[u8]| {
+            element.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
+        };
+        self.authenticates_connection |=
+            options(value).any(|element| scheme(element, b"ntlm") || scheme(element, b"negotiate"));
     }
 
     fn connection(&mut self, value: &[u8]) {

@@ -33,6 +33,8 @@ pub(super) struct Request {
     pub(super) body: Option<Body>,
     pub(super) expects_continue: bool,
     pub(super) is_health_check: bool,
+    /// It authenticates the connection, not itself.
+    pub(super) authenticates_connection: bool,
 }
 
 /// What a response's head says.
@@ -43,6 +45,8 @@ pub(super) struct Response {
     /// Whether the upstream goes on after it.
     pub(super) persists: bool,
     pub(super) switch: Switch,
+    /// It asks that the connection be authenticated.
+    pub(super) authenticates_connection: bool,
 }
 
 /// What the connection speaks after a response.
@@ -87,6 +91,7 @@ pub(super) fn request(bytes: &[u8], health_checks: &HealthChecks) -> Parsed<Requ
         expects_continue: fields.expects_continue && body.is_some(),
         body,
         is_health_check: health_checks.matches(path, fields.user_agent),
+        authenticates_connection: fields.authenticates_connection,
     };
     Ok(Some((head, length)))
 }
@@ -139,7 +144,8 @@ pub(super) fn response(bytes: &[u8], asked: Asked) -> Parsed<Response> {
     let body =
         if switch == Switch::No { response_body(status, asked, &fields, version)? } else { None };
     let persists = fields.persists(version) && !matches!(body, Some(Body::UntilClose));
-    let head = Response { status, body, persists, switch };
+    let authenticates_connection = fields.authenticates_connection;
+    let head = Response { status, body, persists, switch, authenticates_connection };
     Ok(Some((head, length)))
 }
 

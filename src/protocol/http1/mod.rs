@@ -57,6 +57,8 @@ pub struct Tracker {
     /// The farewell was said, or a request was not forwarded: this cannot be undone.
     is_committed: bool,
     health: Health,
+    /// The upstream connection has seen what only this client may go on with.
+    is_bound: bool,
     events: Events,
 }
 
@@ -80,6 +82,13 @@ struct Requests {
     /// The body is not sent before the upstream asks for it.
     awaits_continue: bool,
     refused: Refused,
+}
+
+impl Requests {
+    /// Whether every request has been read to its end.
+    fn is_at_head(&self) -> bool {
+        !matches!(self.reading, Reading::Body(_) | Reading::Declined)
+    }
 }
 
 /// What of the client's bytes was not forwarded. Behind such a gap nothing may be, whatever the
@@ -187,8 +196,19 @@ impl Tracker {
             ending: Ending::Open,
             is_committed: false,
             health: Health::NoRequest,
+            is_bound: false,
             events: Events::default(),
         }
+    }
+
+    /// A tracker for a connection that was tracked before, up to a point at which its upstream
+    /// connection was given away, and counted as `class` there.
+    #[must_use]
+    pub fn resumed(options: Arc<Options>, client: IpAddr, class: Class) -> Tracker {
+        let mut tracker = Tracker::new(options, client);
+        tracker.health =
+            if class == Class::HealthCheck { Health::AllChecks } else { Health::Mixed };
+        tracker
     }
 
     /// Says what to do with the bytes that a direction has read and not yet sent.
@@ -296,6 +316,7 @@ impl Tracker {
         }
         match direction {
             Direction::FromClient => {
+                self.is_bound |= !self.is_reusable();
                 self.requests.gather.clear();
                 self.requests.reading = Reading::Ended;
             }
@@ -333,6 +354,30 @@ impl Tracker {
             Mode::WebSocket(tracker) => tracker.leave_done(),
             Mode::Upgraded | Mode::Opaque(_) => false,
         }
+    }
+
+    /// Whether the upstream connection may serve another client from here on: it is allowed, no
+    /// drain is under way, and nobody can tell it from a new one.
+    #[must_use]
+    pub fn is_reusable(&self) -> bool {
+        self.options.upstream_reuse
+            && matches!(self.mode, Mode::Http)
+            && self.ending == Ending::Open
+            && self.drain.is_none()
+            && !self.is_bound
+            && matches!(self.requests.reading, Reading::Head | Reading::Ended)
+            && matches!(self.responses.reading, Reading::Head)
+            && self.is_safe_point()
+    }
+
+    /// Whether what the client has asked so far is whole, and nothing of it asks for an upstream
+    /// connection of its own.
+    #[must_use]
+    pub fn is_asked_whole(&self) -> bool {
+        matches!(self.mode, Mode::Http)
+            && !self.is_bound
+            && !self.requests.gather.has_part()
+            && matches!(self.requests.reading, Reading::Head | Reading::Ended)
     }
 
     /// Whether the last response of a drain has passed completely: the staged close is next.

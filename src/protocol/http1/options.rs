@@ -10,6 +10,8 @@ pub struct Options {
     /// Which fields tell the upstream the client's address. With any, request heads are edited,
     /// also when no drain is under way.
     pub forwarding: Option<Forwarding>,
+    /// Whether an upstream connection may serve several clients, one after the other.
+    pub upstream_reuse: bool,
 }
 
 /// Which requests are a balancer's or a kubelet's health checks.

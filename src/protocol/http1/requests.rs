@@ -28,6 +28,8 @@ impl Tracker {
     fn request_head(&mut self, bytes: &[u8], before: Before) -> Result<Took, Surprise> {
         if !self.requests.gather.is_begun() {
             if let Some(skipped) = self.skip_empty_line(bytes)? {
+                // An upstream bears with few of them, and the next client has its own.
+                self.is_bound = true;
                 return Ok(Took::Bytes(skipped));
             }
             if let Some(forwarding) = self.options.forwarding {
@@ -94,6 +96,7 @@ impl Tracker {
     fn begin_request(&mut self, request: &Request) -> Result<(), Surprise> {
         self.outstanding.push(request.asked)?;
         self.events.request_begun();
+        self.is_bound |= request.authenticates_connection || request.asked.might_switch();
         self.health = match self.health {
             Health::NoRequest | Health::AllChecks if request.is_health_check => Health::AllChecks,
             _ => Health::Mixed,

@@ -101,6 +101,9 @@ impl Tracker {
         if !response.persists || asked.has(Asked::CLOSE) {
             self.announce_last(!response.persists);
         }
+        // What the upstream makes of a body behind its answer, nobody can say.
+        let is_early = is_only && !self.requests.is_at_head();
+        self.is_bound |= is_early || response.authenticates_connection;
         self.responses.status = response.status;
         match response.body {
             Some(body) => self.responses.reading = Reading::Body(body),

@@ -83,6 +83,16 @@ impl Wire {
         self.stream.write_all(bytes.as_ref()).expect("sent");
     }
 
+    /// To one that may have gone.
+    pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.stream.write_all(bytes.as_ref())
+    }
+
+    /// The socket, for its options.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
     pub fn half_close(&self) {
         self.stream.shutdown(Shutdown::Write).expect("half-closed");
     }

@@ -17,6 +17,7 @@ pub mod nginx;
 pub mod peers;
 pub mod postgres;
 pub mod process;
+pub mod site;
 pub mod tap;
 pub mod usage;
 

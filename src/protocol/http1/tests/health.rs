@@ -29,7 +29,7 @@ fn half_a_head_is_no_health_check() {
 fn a_path_tells_too() {
     let options = || Options {
         health_checks: HealthChecks { user_agents: Vec::new(), path: Some("/healthz".to_owned()) },
-        forwarding: None,
+        ..Options::default()
     };
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nUser-Agent: kube-probe/1\r\n\r\n");
     for (path, class) in [

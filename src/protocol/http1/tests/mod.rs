@@ -6,6 +6,7 @@ mod health;
 mod hyper;
 mod pipelining;
 mod random;
+mod reuse;
 mod surprises;
 mod switching;
 
