@@ -148,6 +148,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::reactor::Assumed;
 
     fn upstream(text: &str) -> Arc<Upstream> {
         Arc::new(text.parse().expect("an upstream"))
@@ -161,7 +162,8 @@ mod tests {
         let ours = ours.expect("a connection");
         ours.set_nonblocking(true).expect("set");
         let (theirs, _) = listener.accept().expect("a connection");
-        (Socket::new(ours.into()).expect("it is watched"), theirs)
+        let ours = Socket::watched(ours.into(), Assumed::Writable);
+        (ours.expect("it is watched"), theirs)
     }
 
     fn parked(upstream: &Arc<Upstream>) -> TcpStream {
