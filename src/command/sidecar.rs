@@ -241,6 +241,10 @@ impl Proxy {
     #[expect(clippy::wrong_self_convention, reason = "that is where it goes; it converts nothing")]
     pub async fn to_the_end(&mut self) -> Exit {
         self.drained().await;
+        // What does not block learns that we go. A request that crosses this is answered first.
+        self.serving.table.order_all(Order::Leave);
+        self.serving.workers.turn().await;
+        self.drained().await;
         self.farewell().await
     }
 
@@ -299,7 +303,7 @@ impl Proxy {
     /// Says goodbye: the final report, the last answers, the line in the termination log.
     pub async fn farewell(&mut self) -> Exit {
         let state = self.drain.state();
-        // What does not block (idle connections, health checks) learns by a FIN that we go.
+        // What is left, health checks for example, learns by a FIN that we go.
         self.serving.table.order_all(Order::Close);
         self.serving.workers.turn().await;
         self.emptied().await;

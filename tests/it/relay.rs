@@ -190,12 +190,10 @@ fn one_connection_can_be_closed_by_its_id() {
         exchange(&mut stream, b"hello");
         stream
     });
-    let list = http::request(proxy.control(), "GET", "/connections").expect("an answer").json();
-    let peer = second.local_addr().expect("its address").to_string();
-    let entries = list["connections"].as_array().expect("a list");
-    assert_eq!(entries.len(), 2, "{list:#}");
-    let entry = entries.iter().find(|entry| entry["peer"] == peer.as_str()).expect("the second");
-    assert_eq!((&entry["fromClientBytes"], &entry["class"]), (&5.into(), &"opaque".into()));
+    let peer = second.local_addr().expect("its address");
+    let entry = proxy.until_listed(peer, |entry| entry["class"] == "opaque");
+    assert_eq!(proxy.connections().len(), 2);
+    assert_eq!(entry["fromClientBytes"], 5);
     assert_eq!((&entry["blocking"], &entry["leaving"]), (&true.into(), &false.into()));
     let path = format!("/connections/{}", entry["id"]);
     let closed = http::request(proxy.control(), "DELETE", &path).expect("an answer");
@@ -209,7 +207,7 @@ fn one_connection_can_be_closed_by_its_id() {
         assert_eq!(reply.status, status, "{path}");
     }
     // The same as people do it.
-    let id = entries.iter().find(|entry| entry["peer"] != peer.as_str()).expect("the first");
+    let id = proxy.until_listed(first.local_addr().expect("its address"), |_| true);
     let control = proxy.control().to_string();
     let id = id["id"].to_string();
     let (status, ..) = process::run(&["connections", "--control", &control, "--close", &id]);
