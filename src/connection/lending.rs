@@ -115,8 +115,8 @@ mod tests {
         size_of::<F>()
     }
 
-    /// An idle client's memory is this, its entry, and what the runtime adds to a task (104 bytes,
-    /// and to the next 128) and to one socket (256).
+    /// An idle client's memory is this, its entry, and what the reactor adds to a task and to one
+    /// socket.
     #[test]
     fn an_idle_client_stays_small() {
         const MOST_TASK_BYTES: usize = 280;

@@ -299,7 +299,7 @@ mod tests {
         size_of::<F>()
     }
 
-    /// Memory per idle connection is this, its entry, what watches its bytes, and what the runtime adds
+    /// Memory per idle connection is this, its entry, what watches its bytes, and what the reactor adds
     /// to a task and to two sockets. A future that grows by a field on the way to another await is
     /// noticed here.
     #[test]
