@@ -161,7 +161,7 @@ fn is(error: &io::Error, errno: Errno) -> bool {
 impl Socket {
     /// Waits until a connect under way has ended, well or not.
     async fn connected(&self) -> io::Result<()> {
-        std::future::poll_fn(|cx| self.poll_writable(cx)).await;
+        std::future::poll_fn(|cx| self.poll_writable(cx)).await?;
         match self.options().take_error()? {
             Some(error) => Err(error),
             None => Ok(()),

@@ -79,8 +79,11 @@ impl Socket {
     }
 
     /// Whether a write may be taken, or a connect under way has ended.
-    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.source.poll_writable(cx)
+    ///
+    /// # Errors
+    /// When epoll can't be asked to tell.
+    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.source.poll_writable(cx, self.fd.as_fd())
     }
 
     /// Writes what the kernel takes. Never raises SIGPIPE.
@@ -89,7 +92,7 @@ impl Socket {
     /// Those of send(2).
     pub fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.source.poll_writable(cx));
+            ready!(self.poll_writable(cx))?;
             match rustix::net::send(&self.fd, bytes, SendFlags::NOSIGNAL) {
                 Ok(written) => {
                     if written < bytes.len() {
@@ -138,7 +141,7 @@ impl Socket {
         bytes: usize,
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.source.poll_writable(cx));
+            ready!(self.poll_writable(cx))?;
             match splice(pipe, None, &self.fd, None, bytes, SpliceFlags::NONBLOCK) {
                 Ok(moved) => return Poll::Ready(Ok(moved)),
                 Err(Errno::AGAIN) => self.source.clear_writable(),

@@ -11,6 +11,10 @@ use slab::Slab;
 
 use super::worker::Worker;
 
+/// What epoll tells of every stream. That a write may be taken is news for few of them, while epoll
+/// would tell it of each.
+const STREAM: EventFlags = EventFlags::IN.union(EventFlags::RDHUP);
+
 /// What a descriptor may be ready for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Ready(u8);
@@ -69,6 +73,8 @@ struct State {
     ready: Ready,
     /// What its task waits for.
     awaited: Ready,
+    /// Whether epoll tells when a write may be taken.
+    tells_writable: bool,
     /// The one task that has it.
     waker: Option<Waker>,
 }
@@ -84,7 +90,7 @@ pub(super) struct Sources {
 /// What a stream is taken to be ready for before epoll has told anything of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Assumed {
-    /// Its connect is under way.
+    /// Its connect is under way: the end of that is when a write may be taken.
     Nothing,
     /// It has just been connected: the peer has hardly sent anything.
     Writable,
@@ -133,6 +139,7 @@ impl Sources {
     }
 
     fn insert(&self, fd: BorrowedFd<'_>, flags: EventFlags, ready: Ready) -> io::Result<u32> {
+        let tells_writable = flags.contains(EventFlags::OUT);
         let serial = self.serials.get().wrapping_add(1);
         self.serials.set(serial);
         let mut states = self.states.borrow_mut();
@@ -141,8 +148,19 @@ impl Sources {
         let key = u32::try_from(place.key()).map_err(io::Error::other)?;
         let flags = flags | EventFlags::ET;
         epoll::add(&self.epoll, fd, EventData::new_u64(pack(key, serial)), flags)?;
-        place.insert(State { serial, ready, awaited: Ready::NOTHING, waker: None });
+        place.insert(State { serial, ready, awaited: Ready::NOTHING, tells_writable, waker: None });
         Ok(key)
+    }
+
+    /// Has epoll tell when a write may be taken, now or later, if it does not already.
+    fn tell_writable(&self, key: u32, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let mut states = self.states.borrow_mut();
+        let Some(state) = states.get_mut(key as usize) else { return Ok(()) };
+        if !std::mem::replace(&mut state.tells_writable, true) {
+            let data = EventData::new_u64(pack(key, state.serial));
+            epoll::modify(&self.epoll, fd, data, STREAM | EventFlags::OUT | EventFlags::ET)?;
+        }
+        Ok(())
     }
 
     fn remove(&self, key: u32) {
@@ -159,11 +177,10 @@ impl Source {
     /// # Errors
     /// When the kernel watches no more descriptors, or the calling thread is no worker.
     pub fn stream(fd: BorrowedFd<'_>, assumed: Assumed) -> io::Result<Source> {
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP;
-        let ready = match assumed {
-            Assumed::Nothing => Ready::NOTHING,
-            Assumed::Writable => Ready::WRITE,
-            Assumed::Everything => Ready::READ.with(Ready::WRITE),
+        let (flags, ready) = match assumed {
+            Assumed::Nothing => (STREAM | EventFlags::OUT, Ready::NOTHING),
+            Assumed::Writable => (STREAM, Ready::WRITE),
+            Assumed::Everything => (STREAM, Ready::READ.with(Ready::WRITE)),
         };
         Source::new(fd, flags, ready)
     }
@@ -187,9 +204,19 @@ impl Source {
         self.poll(cx, Ready::READABLE)
     }
 
-    /// Whether a write may be taken. Costs no system call.
-    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll(cx, Ready::WRITABLE)
+    /// Whether a write may be taken by `fd`, the stream that is watched. Costs no system call, but for
+    /// the first time that it may not.
+    ///
+    /// # Errors
+    /// When epoll can't be asked to tell.
+    pub fn poll_writable(&self, cx: &mut Context<'_>, fd: BorrowedFd<'_>) -> Poll<io::Result<()>> {
+        if self.poll(cx, Ready::WRITABLE).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        match self.worker.sources().tell_writable(self.key, fd) {
+            Ok(()) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
+        }
     }
 
     /// A read has found all that there was.

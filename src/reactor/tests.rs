@@ -119,6 +119,21 @@ fn a_task_that_never_rests_lets_others_go_on() {
 }
 
 #[test]
+fn a_task_takes_its_first_step_in_the_turn_in_which_it_begins() {
+    block_on(async {
+        let has_begun = Rc::new(Cell::new(false));
+        let begins = Rc::clone(&has_begun);
+        spawn(async move {
+            spawn(async move { begins.set(true) }).expect("a worker");
+        })
+        .expect("a worker");
+        turn().await;
+        assert!(has_begun.get());
+    })
+    .expect("a worker");
+}
+
+#[test]
 fn an_end_that_comes_with_the_last_bytes_is_seen_after_them() {
     block_on(async {
         let (socket, mut theirs) = pair();

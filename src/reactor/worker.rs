@@ -55,6 +55,8 @@ pub(super) enum Mail {
 pub(super) struct Worker {
     sources: Sources,
     queue: RefCell<VecDeque<Runnable>>,
+    /// Tasks that have begun in this turn.
+    begun: Cell<usize>,
     mailbox: Arc<Mailbox>,
     /// Room for the mail that is being read.
     letters: Cell<Vec<Mail>>,
@@ -110,11 +112,13 @@ pub fn now() -> Instant {
 /// # Errors
 /// When the calling thread is no worker.
 pub fn spawn(task: impl Future<Output = ()> + 'static) -> io::Result<()> {
-    let mailbox = Worker::current()?.mailbox();
+    let worker = Worker::current()?;
+    let mailbox = worker.mailbox();
     let schedule = move |runnable| Worker::schedule(&mailbox, runnable);
     let (runnable, task) = async_task::spawn_local(task, schedule);
     task.detach();
     runnable.schedule();
+    worker.begun.set(worker.begun.get() + 1);
     Ok(())
 }
 
@@ -139,6 +143,7 @@ impl Worker {
         let worker = Rc::new(Worker {
             sources,
             queue: RefCell::default(),
+            begun: Cell::default(),
             mailbox: Arc::new(Mailbox {
                 mail: Mutex::default(),
                 has_mail: AtomicBool::new(false),
@@ -195,12 +200,15 @@ impl Worker {
         }
         self.events.set(events);
         self.read_mail();
-        // Those that become ready meanwhile wait for the next turn, after who is ready by then.
-        let ready = self.queue.borrow().len();
-        for _ in 0..ready {
+        // Those that become ready meanwhile wait for the next turn, after who is ready by then. Those
+        // that begin meanwhile do not: their first step most often is all that there is to do.
+        self.begun.set(0);
+        let mut steps = self.queue.borrow().len();
+        while steps > 0 {
             let Some(runnable) = self.queue.borrow_mut().pop_front() else { break };
             // The hook has told of the panic, and the task is gone with what it held.
             let _ = catch_unwind(AssertUnwindSafe(|| runnable.run()));
+            steps = steps - 1 + self.begun.take();
         }
         Ok(())
     }
