@@ -13,7 +13,21 @@ STATIC_BIN := $(TARGET_DIR)/$(TARGET)/release/ebbtide
 # which a static program reads one and all when it starts, and so keeps in memory.
 STATIC_RUSTFLAGS := -C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs
 
-.PHONY: demo test compare needs check static
+# How often each function ran under the benches, and in which order a start calls them: the optimiser
+# makes small what did not run, and Rust's own linker puts what a start needs in a row. It fits the
+# compiler that it was counted with alone. The file's name says what is in it, because cargo does not look.
+# docs/decisions/profile.md
+PACKED_PROFILE := benches/profile/ebbtide.profdata.xz
+PROFILE_FITS := x86_64-unknown-linux-gnu rustc $(shell cat benches/profile/rustc)
+ifeq ($(TARGET) $(wordlist 1,2,$(shell rustc --version)),$(PROFILE_FITS))
+PROFILE := $(TARGET_DIR)/profile/$(shell sha256sum $(PACKED_PROFILE) | cut -c 1-12).profdata
+PROFILE_RUSTFLAGS := -C profile-use=$(PROFILE) -C link-arg=-Wl,--irpgo-profile=$(PROFILE),--bp-startup-sort=function
+endif
+
+# Half a file is none.
+.DELETE_ON_ERROR:
+
+.PHONY: demo test compare needs check static profile
 
 # The main job, to look at, on embedded defaults.
 demo:
@@ -49,7 +63,32 @@ check:
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
-static:
-	RUSTFLAGS="$(STATIC_RUSTFLAGS)" \
+static: $(PROFILE)
+	RUSTFLAGS="$(STATIC_RUSTFLAGS) $(PROFILE_RUSTFLAGS)" \
 	  cargo build --locked --release --bin ebbtide --target $(TARGET)
 	@echo "$(STATIC_BIN)"
+
+$(PROFILE): $(PACKED_PROFILE)
+	mkdir -p $(@D)
+	xz --decompress --stdout $< > $@
+
+# Writes the profile anew: for a release, and when the data path, a dependency or the compiler has changed.
+# The benches drive a build that counts, and what each process counted is added up; a few starts are enough
+# to tell their order.
+COUNTED := $(TARGET_DIR)/counted
+PROFDATA := $(shell rustc --print target-libdir)/../bin/llvm-profdata
+profile: needs
+	test -x "$(PROFDATA)" || rustup component add llvm-tools
+	RUSTFLAGS="$(STATIC_RUSTFLAGS) -C profile-generate -C llvm-args=-pgo-temporal-instrumentation" \
+	  cargo build --locked --release --bin ebbtide --target $(TARGET) --target-dir $(COUNTED)
+	rm -rf $(COUNTED)/counts
+	export EBBTIDE_BIN="$(COUNTED)/$(TARGET)/release/ebbtide"; \
+	export LLVM_PROFILE_FILE="$(COUNTED)/counts/%p.profraw" PATH="$(TARGET_DIR)/python/bin:$$PATH"; \
+	export CARGO_PROFILE_BENCH_LTO=off CARGO_PROFILE_BENCH_CODEGEN_UNITS=16; \
+	cargo bench --locked --bench compare -- --peers ebbtide,ebbtide-reuse --rounds 1 --out $(COUNTED)/compare; \
+	ROUNDS=3 cargo bench --locked --bench tracker; \
+	SECONDS=3 cargo bench --locked --bench controller
+	mkdir -p $(dir $(PACKED_PROFILE))
+	$(PROFDATA) merge --temporal-profile-trace-reservoir-size=8 -o $(COUNTED)/ebbtide.profdata $(COUNTED)/counts
+	xz -9 --stdout $(COUNTED)/ebbtide.profdata > $(PACKED_PROFILE)
+	rustc --version | cut -d ' ' -f 2 > benches/profile/rustc

@@ -16,6 +16,10 @@
     reason = "a bench is a program of its own, with a real clock"
 )]
 
+#[path = "measure/mod.rs"]
+#[expect(dead_code, reason = "where it runs does not matter here")]
+mod measure;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -83,7 +87,7 @@ struct Controller {
 
 impl Controller {
     fn start() -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ebbtide"))
+        let mut child = Command::new(measure::ebbtide())
             .args(["controller", "--listen", "127.0.0.1:0", "--max-source-rate", "1000000"])
             .envs([("EBBTIDE_LOG_FORMAT", "json"), ("EBBTIDE_LOG", "info")])
             .stderr(Stdio::piped())
@@ -104,12 +108,7 @@ impl Controller {
 
     /// Seconds of CPU time so far.
     fn cpu(&self) -> f64 {
-        let stat =
-            std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("stat");
-        let (_, fields) = stat.rsplit_once(") ").expect("a name");
-        let ticks = |at: usize| fields.split(' ').nth(at).and_then(|it| it.parse::<u64>().ok());
-        let ticks = ticks(11).zip(ticks(12)).map_or(0, |(user, system)| user + system);
-        ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+        measure::cpu_seconds(self.child.id())
     }
 
     /// Bytes of memory that are its own.
@@ -124,8 +123,10 @@ impl Controller {
 
 impl Drop for Controller {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if !measure::ended_with_profile(&mut self.child) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
     }
 }
 

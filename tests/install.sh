@@ -3,11 +3,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Linking: gcc, and libc6-dev for the static glibc. Real peers: PostgreSQL, nginx (with its stream
+# Building: gcc, libc6-dev for the static glibc, xz-utils for the profile. Real peers: PostgreSQL, nginx (with its stream
 # module), HAProxy, curl, nghttp2, Node, Python, Chromium for the pages,
 # promtool for the alert rules. Namespaces, addresses and processes: util-linux, iproute2, procps, coreutils.
 packages=(
-  gcc libc6-dev
+  gcc libc6-dev xz-utils
   postgresql postgresql-client nginx libnginx-mod-stream haproxy curl
   nghttp2-client nghttp2-server nodejs python3 python3-venv chromium prometheus
   util-linux mount iproute2 procps coreutils
@@ -15,7 +15,7 @@ packages=(
 
 # What a package is wanted for. Where the command is there, however it came, the package is not missed.
 declare -A commands=(
-  [gcc]=gcc [postgresql-client]=psql [nginx]=nginx [haproxy]=haproxy [curl]=curl
+  [gcc]=gcc [xz-utils]=xz [postgresql-client]=psql [nginx]=nginx [haproxy]=haproxy [curl]=curl
   [nghttp2-client]=h2load [nghttp2-server]=nghttpd [nodejs]=node [chromium]=chromium [prometheus]=promtool
   [python3]=python3 [util-linux]=unshare [mount]=mount [iproute2]=ip [procps]=ps [coreutils]=chroot
 )

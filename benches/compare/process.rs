@@ -40,6 +40,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if measure::ended_with_profile(&mut self.child) {
+            return;
+        }
         // Gone already, if it has ended.
         for id in self.cost().ids() {
             let _ = kill_process(pid(id), Signal::KILL);

@@ -76,7 +76,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        if self.log.is_some() {
+        if self.log.is_some() && !measure::ended_with_profile(&mut self.child) {
             self.child.kill().expect("a child of ours");
             self.child.wait().expect("a child of ours");
         }

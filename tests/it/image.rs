@@ -65,6 +65,45 @@ fn the_binary_needs_no_library() {
     assert!(is_static, "{}: {said}", binary.display());
 }
 
+/// Memory of one that has started and serves nobody, in which text that a start touches is most. A profile
+/// that has come apart from the program is told by nothing else: `make profile` counts anew.
+#[test]
+fn the_program_takes_as_little_at_rest_as_its_profile_allows() {
+    let binary = static_binary();
+    let compiler = fs::read_to_string(repository("benches/profile/rustc")).expect("its name");
+    let dockerfile = fs::read_to_string(repository("Dockerfile")).expect("readable");
+    let same = format!("FROM --platform=$BUILDPLATFORM rust:{}-", compiler.trim());
+    assert!(dockerfile.contains(&same), "the image's compiler is the profile's, {compiler}");
+    let built_by = format!("rustc version {} (", compiler.trim());
+    let has_profile = cfg!(target_arch = "x86_64")
+        && std::env::var_os("EBBTIDE_STATIC_BIN").is_some()
+        && has(&fs::read(&binary).expect("the binary"), built_by.as_bytes());
+    let most_kib = if has_profile { 6 * 1024 } else { 32 * 1024 };
+    let mut command = Command::new(&binary);
+    command.args([
+        "proxy",
+        "--threads",
+        "1",
+        "--listen",
+        "127.0.0.1:0",
+        "--upstream",
+        "127.0.0.1:1",
+    ]);
+    command.args(["--admin", "127.0.0.1:0", "--control", "127.0.0.1:0"]);
+    let proxy = Ebbtide::spawn(command);
+    proxy.addr();
+    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", proxy.pid())).expect("memory");
+    // What is shared too: other tests run the same file.
+    let resident = rollup.lines().find_map(|line| line.strip_prefix("Rss:")).expect("a line of it");
+    let kib: usize = resident.trim().trim_end_matches(" kB").parse().expect("a number of KiB");
+    println!("{kib} KiB at rest");
+    assert!(kib <= most_kib, "{kib} KiB at rest, where {most_kib} are expected: make profile");
+}
+
+fn has(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
 /// A root that holds the binary and what a kubelet mounts into every container, served from a
 /// read-only file system without /proc and /dev, as a user who has no name; names are resolved
 /// through /etc/hosts and through a name server.
