@@ -31,8 +31,13 @@ fn main() {
     let rounds = if is_brief() { 1 } else { rounds.unwrap_or(41) };
     println!("| work | protocol | CPU per unit (us) | to tcp: median (quartiles) | instructions |");
     println!("|---|---|---|---|---|");
+    // cargo bench says --bench; a word of a work's name chooses.
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let wanted: Vec<&String> = arguments.iter().filter(|it| !it.starts_with("--")).collect();
     for work in work::all() {
-        measure(work, rounds);
+        if wanted.is_empty() || wanted.iter().any(|word| work.name.contains(word.as_str())) {
+            measure(work, rounds);
+        }
     }
 }
 
