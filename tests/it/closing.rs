@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
@@ -142,22 +143,20 @@ fn clients_that_ignore_their_fin_are_reset_and_the_process_ends_in_time() {
 const ANSWER_BYTES: usize = 512 * 1024;
 const CLIENT_WINDOW_BYTES: usize = 16 * 1024;
 
-/// An application that answers every connection at once with the same bytes, and closes.
-fn answering() -> SocketAddr {
+/// An application that answers one connection when it is told to, and closes.
+fn answering() -> (SocketAddr, mpsc::Sender<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let addr = listener.local_addr().expect("its address");
+    let (now, told) = mpsc::channel();
     std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.expect("a connection");
-            std::thread::spawn(move || {
-                stream.write_all(&answer()).expect("the answer is taken");
-                stream.shutdown(Shutdown::Write).expect("its end is taken");
-                // The client's end; a reset is as good.
-                let _ = stream.read(&mut [0; 16]);
-            });
-        }
+        let (mut stream, _) = listener.accept().expect("a connection");
+        told.recv().expect("told to answer");
+        stream.write_all(&answer()).expect("the answer is taken");
+        stream.shutdown(Shutdown::Write).expect("its end is taken");
+        // The client's end; a reset is as good.
+        let _ = stream.read(&mut [0; 16]);
     });
-    addr
+    (addr, now)
 }
 
 fn answer() -> Vec<u8> {
@@ -187,7 +186,8 @@ enum Client {
 fn answer_in_the_kernel(end: Client, more: &[&str]) -> (Ebbtide, TcpStream) {
     let mut args = vec!["--drain-delay", "0", "--settled-for", "0", "--settle-period", "100ms"];
     args.extend(more);
-    let proxy = Ebbtide::proxy(&answering().to_string(), &args);
+    let (application, answer_now) = answering();
+    let proxy = Ebbtide::proxy(&application.to_string(), &args);
     let client = slow_client(proxy.addr());
     if end == Client::Ended {
         client.shutdown(Shutdown::Write).expect("the end");
@@ -195,6 +195,8 @@ fn answer_in_the_kernel(end: Client, more: &[&str]) -> (Ebbtide, TcpStream) {
     proxy.until("busy", |status| status["drainBlockingConnections"] == 1);
     proxy.signal(Signal::TERM);
     proxy.says("listener closed");
+    // Not earlier: a connection that ends before the drain begins is none of the drain's.
+    answer_now.send(()).expect("the application waits");
     loop {
         let connections = crate::support::http::request(proxy.control(), "GET", "/connections");
         let connections = connections.expect("an answer").json();
