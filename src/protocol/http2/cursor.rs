@@ -178,19 +178,20 @@ impl Cursor {
     /// RFC 9113 §3.4, §4.3, §6.10
     pub(super) fn check_order(&mut self, header: &Header) -> Result<Then, Surprise> {
         if !self.begun {
-            let opens = header.kind == Kind::Settings && !header.has(ACK);
+            let opens = header.kind == Kind::SETTINGS && !header.has(ACK);
             self.begun = opens;
             return if opens { Ok(Then::Nothing) } else { Err(Surprise::Preface) };
         }
         let ends = match (self.block, header.kind) {
-            (Some(block), Kind::Continuation) if block.stream == header.stream => block.then,
-            (None, Kind::Headers | Kind::Data) if header.has(END_STREAM) => {
+            (Some(block), Kind::CONTINUATION) if block.stream == header.stream => block.then,
+            (None, Kind::HEADERS | Kind::DATA) if header.has(END_STREAM) => {
                 Then::End(header.stream)
             }
-            (None, kind) if kind != Kind::Continuation => Then::Nothing,
+            (None, kind) if kind != Kind::CONTINUATION => Then::Nothing,
             _ => return Err(Surprise::HeaderBlock),
         };
-        let in_block = matches!(header.kind, Kind::Headers | Kind::Promise | Kind::Continuation);
+        let in_block =
+            matches!(header.kind, Kind::HEADERS | Kind::PUSH_PROMISE | Kind::CONTINUATION);
         if in_block && !header.has(END_HEADERS) {
             self.block = Some(Block { stream: header.stream, then: ends });
             return Ok(Then::Nothing);

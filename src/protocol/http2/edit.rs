@@ -75,7 +75,7 @@ impl Http2 {
         if self.refusal.covers(&header) || self.opens_too_late(&header) {
             return Some(Edit::Refuse(header));
         }
-        let is_ack = header.kind == Kind::Ping
+        let is_ack = header.kind == Kind::PING
             && header.has(ACK)
             && header.length_bytes == 8
             && header.stream == 0;
@@ -90,7 +90,7 @@ impl Http2 {
 
     /// Whether a frame opens a stream above the one that we have named as the last.
     fn opens_too_late(&self, header: &Header) -> bool {
-        header.kind == Kind::Headers
+        header.kind == Kind::HEADERS
             && self.farewell.is_said()
             && header.stream > self.streams.highest()
             && !header.stream.is_multiple_of(2)
@@ -116,7 +116,7 @@ impl Http2 {
             return Some(Edit::Wait);
         };
         let header = Header::parse(first);
-        let is_goaway = header.kind == Kind::Goaway && header.stream == 0;
+        let is_goaway = header.kind == Kind::GOAWAY && header.stream == 0;
         if !is_goaway || (header.frame_bytes() as usize) < GOAWAY_BYTES {
             return None;
         }

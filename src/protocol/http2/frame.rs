@@ -38,58 +38,27 @@ pub(super) const ACK: u8 = 0x1;
 pub(super) const END_HEADERS: u8 = 0x4;
 pub(super) const PADDED: u8 = 0x8;
 
-/// What a frame is for.
+/// What a frame is for. One of an extension is passed, and only its place is checked.
 ///
 /// # Source
 /// RFC 9113 §6
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Data,
-    Headers,
-    Priority,
-    Reset,
-    Settings,
-    Promise,
-    Ping,
-    Goaway,
-    WindowUpdate,
-    Continuation,
-    /// Of an extension; passed, and only its place is checked.
-    Unknown,
-}
+pub(super) struct Kind(u8);
 
 impl Kind {
-    fn code(self) -> u8 {
-        match self {
-            Kind::Data => 0,
-            Kind::Headers => 1,
-            Kind::Priority => 2,
-            Kind::Reset => 3,
-            Kind::Settings => 4,
-            Kind::Promise => 5,
-            Kind::Ping => 6,
-            Kind::Goaway => 7,
-            Kind::WindowUpdate => 8,
-            Kind::Continuation => 9,
-            Kind::Unknown => u8::MAX,
-        }
-    }
-
-    fn from_code(code: u8) -> Self {
-        match code {
-            0 => Kind::Data,
-            1 => Kind::Headers,
-            2 => Kind::Priority,
-            3 => Kind::Reset,
-            4 => Kind::Settings,
-            5 => Kind::Promise,
-            6 => Kind::Ping,
-            7 => Kind::Goaway,
-            8 => Kind::WindowUpdate,
-            9 => Kind::Continuation,
-            _ => Kind::Unknown,
-        }
-    }
+    pub(super) const DATA: Kind = Kind(0);
+    pub(super) const HEADERS: Kind = Kind(1);
+    pub(super) const RST_STREAM: Kind = Kind(3);
+    pub(super) const SETTINGS: Kind = Kind(4);
+    pub(super) const PUSH_PROMISE: Kind = Kind(5);
+    pub(super) const PING: Kind = Kind(6);
+    pub(super) const GOAWAY: Kind = Kind(7);
+    pub(super) const WINDOW_UPDATE: Kind = Kind(8);
+    pub(super) const CONTINUATION: Kind = Kind(9);
+    #[cfg(test)]
+    pub(super) const PRIORITY: Kind = Kind(2);
+    #[cfg(test)]
+    pub(super) const UNKNOWN: Kind = Kind(u8::MAX);
 }
 
 /// The nine bytes, read.
@@ -107,7 +76,7 @@ impl Header {
         let first = u64::from_be_bytes([l0, l1, l2, kind, flags, s0, s1, s2]);
         Header {
             length_bytes: (first >> 40) as u32,
-            kind: Kind::from_code(kind),
+            kind: Kind(kind),
             flags,
             stream: (first << 8) as u32 & HIGHEST_STREAM | u32::from(s3),
         }
@@ -131,7 +100,7 @@ impl Header {
     /// How much of the payload has to be seen before the frame can be judged.
     pub(super) fn prefix_bytes(&self) -> usize {
         match self.kind {
-            Kind::Goaway | Kind::Promise => PREFIX_BYTES.min(self.length_bytes as usize),
+            Kind::GOAWAY | Kind::PUSH_PROMISE => PREFIX_BYTES.min(self.length_bytes as usize),
             _ => 0,
         }
     }
@@ -144,7 +113,7 @@ pub(super) fn stream_id(bytes: [u8; 4]) -> u32 {
 
 /// Adds our GOAWAY: no stream above `last` is served, for no error at all.
 pub(super) fn put_goaway(last: u32, out: &mut Vec<u8>) {
-    put_header(Kind::Goaway, 0, 0, 8 + DEBUG.len() as u32, out);
+    put_header(Kind::GOAWAY, 0, 0, 8 + DEBUG.len() as u32, out);
     out.extend_from_slice(&last.to_be_bytes());
     out.extend_from_slice(&NO_ERROR.to_be_bytes());
     out.extend_from_slice(DEBUG);
@@ -165,24 +134,24 @@ pub(super) fn goaway_with(head: &[u8; GOAWAY_BYTES], last: u32) -> Vec<u8> {
 
 /// Adds our PING.
 pub(super) fn put_ping(payload: [u8; 8], out: &mut Vec<u8>) {
-    put_header(Kind::Ping, 0, 0, 8, out);
+    put_header(Kind::PING, 0, 0, 8, out);
     out.extend_from_slice(&payload);
 }
 
 /// Adds a RST_STREAM that says the request was not touched and may be sent again.
 pub(super) fn put_refusal(stream: u32, out: &mut Vec<u8>) {
-    put_header(Kind::Reset, 0, stream, 4, out);
+    put_header(Kind::RST_STREAM, 0, stream, 4, out);
     out.extend_from_slice(&REFUSED_STREAM.to_be_bytes());
 }
 
 /// Adds a WINDOW_UPDATE for the whole connection.
 pub(super) fn put_credit(bytes: u32, out: &mut Vec<u8>) {
-    put_header(Kind::WindowUpdate, 0, 0, 4, out);
+    put_header(Kind::WINDOW_UPDATE, 0, 0, 4, out);
     out.extend_from_slice(&bytes.to_be_bytes());
 }
 
 pub(super) fn put_header(kind: Kind, flags: u8, stream: u32, length_bytes: u32, out: &mut Vec<u8>) {
     let [_, l0, l1, l2] = length_bytes.to_be_bytes();
-    out.extend_from_slice(&[l0, l1, l2, kind.code(), flags]);
+    out.extend_from_slice(&[l0, l1, l2, kind.0, flags]);
     out.extend_from_slice(&stream.to_be_bytes());
 }

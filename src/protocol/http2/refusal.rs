@@ -28,7 +28,7 @@ impl Refusal {
     /// Whether a frame of the client belongs to what was refused.
     pub(super) fn covers(&self, header: &Header) -> bool {
         self.last_served.is_some_and(|last| {
-            let carries_block = matches!(header.kind, Kind::Headers | Kind::Continuation);
+            let carries_block = matches!(header.kind, Kind::HEADERS | Kind::CONTINUATION);
             carries_block || (header.stream > last && !header.stream.is_multiple_of(2))
         })
     }
@@ -37,13 +37,13 @@ impl Refusal {
     pub(super) fn refuse(&mut self, header: &Header, last_served: u32) {
         let last = *self.last_served.get_or_insert(last_served);
         match header.kind {
-            Kind::Headers if header.stream > self.highest.max(last) => {
+            Kind::HEADERS if header.stream > self.highest.max(last) => {
                 self.highest = header.stream;
                 if self.waiting.len() < MAX_WAITING {
                     self.waiting.push(header.stream);
                 }
             }
-            Kind::Data => self.credit_bytes = self.credit_bytes.saturating_add(header.length_bytes),
+            Kind::DATA => self.credit_bytes = self.credit_bytes.saturating_add(header.length_bytes),
             _ => {}
         }
     }

@@ -1,8 +1,8 @@
 //! Which streams are open, and which ids may come.
 
 use super::Surprise;
-use super::frame::{END_STREAM, Header};
-use super::table::{BOTH_ENDED, CLIENT_ENDED, MAX_STREAMS, Table, UPSTREAM_ENDED};
+use super::frame::{END_STREAM, Header, Kind};
+use super::table::{BOTH_ENDED, CLIENT_ENDED, Ends, MAX_STREAMS, Table, UPSTREAM_ENDED};
 use crate::protocol::Direction;
 
 /// The streams of one connection, the client's and the pushed ones.
@@ -41,36 +41,72 @@ impl Streams {
         self.client.sending() > 0
     }
 
-    /// The client sends HEADERS: a new stream, or trailers.
-    pub(super) fn request(&mut self, header: &Header) -> Result<(), Surprise> {
-        let id = header.stream;
-        if is_pushed(id) {
-            return Err(Surprise::StreamId);
+    /// A whole frame passes, HEADERS or DATA: what it begins, and what it ends.
+    #[inline(always)]
+    pub(super) fn pass(&mut self, direction: Direction, header: &Header) -> Result<(), Surprise> {
+        let ends = header.has(END_STREAM);
+        let from_client = direction == Direction::FromClient;
+        if from_client && header.kind == Kind::HEADERS && header.stream > self.highest() {
+            return self.begin(header.stream, if ends { CLIENT_ENDED } else { 0 });
         }
+        self.go_on(direction, header)?;
+        if ends {
+            self.end(direction, header.stream);
+        }
+        Ok(())
+    }
+
+    /// A request or response begins or goes on with this frame; others have no part in one.
+    #[inline(always)]
+    pub(super) fn go_on(&mut self, direction: Direction, header: &Header) -> Result<(), Surprise> {
+        match (header.kind, direction) {
+            (Kind::DATA, _) => self.data(direction, header.stream),
+            (Kind::HEADERS, Direction::FromClient) => self.request(header),
+            (Kind::HEADERS, Direction::FromUpstream) => self.response(header.stream),
+            _ => Ok(()),
+        }
+    }
+
+    /// The client sends HEADERS: a new stream, or trailers.
+    fn request(&mut self, header: &Header) -> Result<(), Surprise> {
+        let id = header.stream;
         if id > self.highest() {
-            if id > self.limit {
-                self.client.pass_by(id);
-                return Ok(());
-            }
-            self.check_room()?;
-            self.client.push(id, 0);
-            return Ok(());
+            return self.begin(id, 0);
         }
         let crossed_reset = id <= self.highest_reset && header.has(END_STREAM);
         match self.client.ends(id) {
+            _ if is_pushed(id) => Err(Surprise::StreamId),
             Some(ends) if ends & CLIENT_ENDED == 0 => Ok(()),
             None if crossed_reset || id > self.limit => Ok(()),
             _ => Err(Surprise::StreamId),
         }
     }
 
-    /// The upstream sends HEADERS: an interim or final response, or trailers.
-    pub(super) fn response(&self, id: u32) -> Result<(), Surprise> {
-        self.known(id)?;
-        match self.table(id).ends(id) {
-            Some(ends) if ends & UPSTREAM_ENDED != 0 => Err(Surprise::StreamId),
-            _ => Ok(()),
+    /// The client opens a stream above all others.
+    #[inline]
+    fn begin(&mut self, id: u32, ends: Ends) -> Result<(), Surprise> {
+        if is_pushed(id) {
+            return Err(Surprise::StreamId);
         }
+        if id > self.limit {
+            self.client.pass_by(id);
+            return Ok(());
+        }
+        self.check_room()?;
+        self.client.push(id, ends);
+        Ok(())
+    }
+
+    /// The upstream sends HEADERS: an interim or final response, or trailers.
+    #[inline]
+    fn response(&self, id: u32) -> Result<(), Surprise> {
+        let table = self.table(id);
+        // Only where its client goes on sending is a stream open that the upstream has ended.
+        let has_ended = || table.ends(id).is_some_and(|ends| ends & UPSTREAM_ENDED != 0);
+        if table.sending() > 0 && has_ended() {
+            return Err(Surprise::StreamId);
+        }
+        self.known(id)
     }
 
     /// The upstream promises a stream, on which the client will never send.
@@ -84,7 +120,7 @@ impl Streams {
     }
 
     /// DATA: only on streams that there are, and none from the client on a pushed one.
-    pub(super) fn data(&self, direction: Direction, id: u32) -> Result<(), Surprise> {
+    fn data(&self, direction: Direction, id: u32) -> Result<(), Surprise> {
         if direction == Direction::FromClient && is_pushed(id) {
             return Err(Surprise::StreamId);
         }
@@ -97,6 +133,7 @@ impl Streams {
     }
 
     /// A side has sent END_STREAM.
+    #[inline(always)]
     pub(super) fn end(&mut self, direction: Direction, id: u32) {
         let ends = match direction {
             Direction::FromClient => CLIENT_ENDED,

@@ -61,19 +61,21 @@ impl Table {
     }
 
     /// What has ended of a stream, if it is open.
+    #[inline]
     pub(super) fn ends(&self, id: u32) -> Option<Ends> {
         let place = self.place(id)?;
         self.entries.get(place).map(|entry| entry & BOTH_ENDED).filter(|ends| *ends != BOTH_ENDED)
     }
 
     /// Ends a side of a stream, or both; of one that is not open, nothing.
+    #[inline(always)]
     pub(super) fn end(&mut self, id: u32, ends: Ends) {
         if let Some(place) = self.place(id)
             && let Some(entry) = self.entries.get_mut(place)
         {
             let before = *entry;
-            *entry |= ends;
-            let after = *entry;
+            let after = before | ends;
+            *entry = after;
             self.count(before, after);
             if after & BOTH_ENDED == BOTH_ENDED {
                 self.sweep();
@@ -114,24 +116,41 @@ impl Table {
         }
     }
 
+    #[inline(always)]
     fn place(&self, id: u32) -> Option<usize> {
-        // Clients count upwards by two, so the place is mostly where the first entry lets expect it.
-        let first = self.entries.first()? >> 2;
-        let guess = key(id).checked_sub(first)? as usize;
-        if self.entries.get(guess).is_some_and(|entry| entry >> 2 == key(id)) {
+        // Clients count upwards by two, so the place is mostly where the newest entry lets expect it;
+        // old streams that live on are followed by gaps.
+        let newest = self.entries.len().checked_sub(1)?;
+        let after = (self.entries.get(newest)? >> 2).checked_sub(key(id))? as usize;
+        if let Some(guess) = newest.checked_sub(after)
+            && self.entries.get(guess).is_some_and(|entry| entry >> 2 == key(id))
+        {
             return Some(guess);
         }
+        self.search(id)
+    }
+
+    #[inline(never)]
+    fn search(&self, id: u32) -> Option<usize> {
         self.entries.binary_search_by_key(&key(id), |entry| entry >> 2).ok()
     }
 
+    #[inline(always)]
     fn sweep(&mut self) {
         if self.live == 0 {
             self.entries.clear();
-            self.entries.shrink_to(KEPT_STREAMS);
+            if self.entries.capacity() > KEPT_STREAMS {
+                self.entries.shrink_to(KEPT_STREAMS);
+            }
         } else if self.entries.len() > 2 * self.live as usize + SLACK {
-            self.entries.retain(|entry| entry & BOTH_ENDED != BOTH_ENDED);
-            self.entries.shrink_to(KEPT_STREAMS.max(2 * self.entries.len()));
+            self.sweep_among_live();
         }
+    }
+
+    #[inline(never)]
+    fn sweep_among_live(&mut self) {
+        self.entries.retain(|entry| entry & BOTH_ENDED != BOTH_ENDED);
+        self.entries.shrink_to(KEPT_STREAMS.max(2 * self.entries.len()));
     }
 
     #[cfg(any(test, fuzzing))]

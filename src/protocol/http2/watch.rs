@@ -1,7 +1,7 @@
 //! What the frames that pass mean. Nothing here changes a byte.
 
 use super::cursor::Then;
-use super::frame::{END_HEADERS, END_STREAM, Header, Kind, PREFACE};
+use super::frame::{END_HEADERS, Header, Kind, PREFACE};
 use super::streams::Streams;
 use super::{Http2, Surprise};
 use crate::protocol::Direction;
@@ -45,15 +45,12 @@ impl Http2 {
         {
             let header = Header::parse(head);
             let frame_bytes = header.frame_bytes() as usize;
-            let is_of_message = header.kind == Kind::Data
-                || header.kind == Kind::Headers && header.has(END_HEADERS);
+            let is_of_message = header.kind == Kind::DATA
+                || header.kind == Kind::HEADERS && header.has(END_HEADERS);
             if !is_of_message || frame_bytes > rest.len() {
                 break;
             }
-            self.go_on(direction, &header)?;
-            if header.has(END_STREAM) {
-                self.streams.end(direction, header.stream);
-            }
+            self.streams.pass(direction, &header)?;
             passed += frame_bytes;
         }
         Ok(passed)
@@ -111,11 +108,11 @@ impl Http2 {
     fn begin_frame(&mut self, direction: Direction, header: &Header) -> Result<Then, Surprise> {
         let ends = self.cursor_mut(direction).check_order(header)?;
         Ok(match header.kind {
-            Kind::Data | Kind::Headers => {
-                self.go_on(direction, header)?;
+            Kind::DATA | Kind::HEADERS => {
+                self.streams.go_on(direction, header)?;
                 ends
             }
-            Kind::Promise => {
+            Kind::PUSH_PROMISE => {
                 if direction == Direction::FromClient {
                     return Err(Surprise::StreamId);
                 }
@@ -123,38 +120,27 @@ impl Http2 {
                 self.streams.promise(self.upstream.promised_stream(header)?)?;
                 ends
             }
-            Kind::Continuation => ends,
-            Kind::Reset => {
+            Kind::RST_STREAM => {
                 self.streams.known(header.stream)?;
                 expect_bytes(header, 4)?;
                 Then::Reset(header.stream)
             }
-            Kind::Settings => {
+            Kind::SETTINGS => {
                 expect_stream_zero(header)?;
                 ends
             }
-            Kind::Ping => {
+            Kind::PING => {
                 expect_stream_zero(header)?;
                 expect_bytes(header, 8)?;
                 ends
             }
-            Kind::Goaway => {
+            Kind::GOAWAY => {
                 expect_stream_zero(header)?;
                 Then::Goaway(self.cursor(direction).last_stream(header)?)
             }
-            Kind::Priority | Kind::WindowUpdate | Kind::Unknown => ends,
+            // CONTINUATION, PRIORITY, WINDOW_UPDATE, and those of extensions.
+            _ => ends,
         })
-    }
-
-    /// A request or response begins or goes on with this frame; others have no part in one.
-    #[inline(always)]
-    fn go_on(&mut self, direction: Direction, header: &Header) -> Result<(), Surprise> {
-        match (header.kind, direction) {
-            (Kind::Data, _) => self.streams.data(direction, header.stream),
-            (Kind::Headers, Direction::FromClient) => self.streams.request(header),
-            (Kind::Headers, Direction::FromUpstream) => self.streams.response(header.stream),
-            _ => Ok(()),
-        }
     }
 
     pub(super) fn end_frame(&mut self, direction: Direction, then: Then) {

@@ -230,7 +230,7 @@ fn a_frame_that_was_under_way_when_the_ping_left_is_no_answer() {
 
 #[test]
 fn a_ping_of_a_wrong_size_is_no_answer() {
-    let wrong = frame(Kind::Ping, ACK, 0, b"farewell!");
+    let wrong = frame(Kind::PING, ACK, 0, b"farewell!");
     told().client(wrong.clone()).opaque(Surprise::FrameSize).reaches_upstream(wrong).play();
 }
 

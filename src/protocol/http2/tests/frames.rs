@@ -13,7 +13,7 @@ pub fn frame(kind: Kind, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 pub fn settings() -> Vec<u8> {
-    frame(Kind::Settings, 0, 0, &[0, 3, 0, 0, 0, 100])
+    frame(Kind::SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100])
 }
 
 pub fn preface() -> Vec<u8> {
@@ -22,46 +22,46 @@ pub fn preface() -> Vec<u8> {
 
 /// HEADERS with its whole header block.
 pub fn headers(stream: u32, flags: u8) -> Vec<u8> {
-    frame(Kind::Headers, flags | END_HEADERS, stream, b"\x82\x86\x84")
+    frame(Kind::HEADERS, flags | END_HEADERS, stream, b"\x82\x86\x84")
 }
 
 pub fn headers_begun(stream: u32, flags: u8) -> Vec<u8> {
-    frame(Kind::Headers, flags, stream, b"\x82\x86")
+    frame(Kind::HEADERS, flags, stream, b"\x82\x86")
 }
 
 pub fn continuation(stream: u32, flags: u8) -> Vec<u8> {
-    frame(Kind::Continuation, flags, stream, b"\x84")
+    frame(Kind::CONTINUATION, flags, stream, b"\x84")
 }
 
 pub fn data(stream: u32, flags: u8) -> Vec<u8> {
-    frame(Kind::Data, flags, stream, b"some bytes of a body")
+    frame(Kind::DATA, flags, stream, b"some bytes of a body")
 }
 
 pub fn reset(stream: u32) -> Vec<u8> {
-    frame(Kind::Reset, 0, stream, &8_u32.to_be_bytes())
+    frame(Kind::RST_STREAM, 0, stream, &8_u32.to_be_bytes())
 }
 
 pub fn promise(stream: u32, promised: u32, flags: u8) -> Vec<u8> {
     let id = promised.to_be_bytes();
     let payload =
         if flags & PADDED == 0 { id.to_vec() } else { [&[3], &id[..], b"\x82\0\0\0"].concat() };
-    frame(Kind::Promise, flags, stream, &payload)
+    frame(Kind::PUSH_PROMISE, flags, stream, &payload)
 }
 
 pub fn ping(payload: [u8; 8], flags: u8) -> Vec<u8> {
-    frame(Kind::Ping, flags, 0, &payload)
+    frame(Kind::PING, flags, 0, &payload)
 }
 
 pub fn goaway(last: u32, code: u32, debug: &[u8]) -> Vec<u8> {
-    frame(Kind::Goaway, 0, 0, &[&last.to_be_bytes()[..], &code.to_be_bytes(), debug].concat())
+    frame(Kind::GOAWAY, 0, 0, &[&last.to_be_bytes()[..], &code.to_be_bytes(), debug].concat())
 }
 
 pub fn credit(stream: u32, bytes: u32) -> Vec<u8> {
-    frame(Kind::WindowUpdate, 0, stream, &bytes.to_be_bytes())
+    frame(Kind::WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes())
 }
 
 pub fn refusal(stream: u32) -> Vec<u8> {
-    frame(Kind::Reset, 0, stream, &7_u32.to_be_bytes())
+    frame(Kind::RST_STREAM, 0, stream, &7_u32.to_be_bytes())
 }
 
 /// What we say first.

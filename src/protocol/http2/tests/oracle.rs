@@ -76,13 +76,13 @@ impl Connection {
     /// The last streams of the GOAWAYs that the client was sent.
     fn last_streams(&self) -> Vec<u32> {
         let goaways = self.frames(FromUpstream).into_iter();
-        let goaways = goaways.filter(|(header, _)| header.kind == Kind::Goaway);
+        let goaways = goaways.filter(|(header, _)| header.kind == Kind::GOAWAY);
         goaways.map(|(_, payload)| u32::from_be_bytes(*payload.first_chunk().unwrap())).collect()
     }
 
     fn server_saw_our_answer(&self) -> bool {
         self.frames(FromClient).iter().any(|(header, payload)| {
-            header.kind == Kind::Ping && header.has(ACK) && payload.as_slice() == PING
+            header.kind == Kind::PING && header.has(ACK) && payload.as_slice() == PING
         })
     }
 }
@@ -375,7 +375,7 @@ async fn streams_are_counted_as_h2_counts_them() {
 }
 
 fn is_refusal(header: &Header, payload: &[u8]) -> bool {
-    header.kind == Kind::Reset && payload == 7_u32.to_be_bytes()
+    header.kind == Kind::RST_STREAM && payload == 7_u32.to_be_bytes()
 }
 
 /// Eighty requests, some of them after the acts at `drain_at` and `server_leaves_at`; the connection
@@ -437,7 +437,7 @@ async fn a_drain_in_the_middle_loses_no_stream() {
         assert_eq!(last_streams.len(), 2, "seed {seed}: {last_streams:?}");
         assert_eq!(last_streams[0], HIGHEST_STREAM);
         let opened = connection.frames(FromClient).into_iter();
-        let opened = opened.filter(|(header, _)| header.kind == Kind::Headers);
+        let opened = opened.filter(|(header, _)| header.kind == Kind::HEADERS);
         let highest = opened.map(|(header, _)| header.stream).max().unwrap_or_default();
         assert_eq!(last_streams[1], highest, "seed {seed}");
         assert!(!connection.server_saw_our_answer());

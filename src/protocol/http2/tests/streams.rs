@@ -123,16 +123,16 @@ fn resets_from_either_side() {
 #[test]
 fn padding_priorities_and_unknown_frames_pass() {
     let odd = |kind, flags, stream| frame(kind, flags, stream, &[2, 7, 7, 7, 7, 7, 0, 0]);
-    let unknown = [odd(Kind::Unknown, 0xff, 77), odd(Kind::Unknown, 0, 0)].concat();
+    let unknown = [odd(Kind::UNKNOWN, 0xff, 77), odd(Kind::UNKNOWN, 0, 0)].concat();
     Script::begun()
-        .client([odd(Kind::Priority, 0, 9), unknown.clone(), odd(Kind::Headers, 0x2c, 1)].concat())
+        .client([odd(Kind::PRIORITY, 0, 9), unknown.clone(), odd(Kind::HEADERS, 0x2c, 1)].concat())
         .open(1)
         .client(
-            [odd(Kind::Data, PADDED, 1), odd(Kind::Data, PADDED | END_STREAM, 1), settings()]
+            [odd(Kind::DATA, PADDED, 1), odd(Kind::DATA, PADDED | END_STREAM, 1), settings()]
                 .concat(),
         )
         .upstream(
-            [unknown, ping(*b"app ping", 0), credit(0, 5), odd(Kind::Headers, 0x2d, 1)].concat(),
+            [unknown, ping(*b"app ping", 0), credit(0, 5), odd(Kind::HEADERS, 0x2d, 1)].concat(),
         )
         .open(0)
         .play();
@@ -145,8 +145,8 @@ fn empty_frames_and_reserved_bits() {
     Script::begun()
         .client(reserved)
         .open(1)
-        .upstream(frame(Kind::Headers, END_HEADERS, 1, &[]))
-        .upstream([frame(Kind::Data, 0, 1, &[]), frame(Kind::Data, END_STREAM, 1, &[])].concat())
+        .upstream(frame(Kind::HEADERS, END_HEADERS, 1, &[]))
+        .upstream([frame(Kind::DATA, 0, 1, &[]), frame(Kind::DATA, END_STREAM, 1, &[])].concat())
         .open(0)
         .play();
 }
@@ -217,7 +217,7 @@ fn surprises_make_it_opaque_and_everything_passes() {
         (Preface, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec()),
         (Preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r ...".to_vec()),
         (Preface, [&preface()[..24], &headers(1, 0)].concat()),
-        (Preface, [&preface()[..24], &frame(Kind::Settings, ACK, 0, &[])].concat()),
+        (Preface, [&preface()[..24], &frame(Kind::SETTINGS, ACK, 0, &[])].concat()),
         (StreamId, [preface(), data(0, 0)].concat()),
         (StreamId, [preface(), data(1, 0)].concat()),
         (StreamId, [preface(), headers(0, 0)].concat()),
@@ -226,16 +226,16 @@ fn surprises_make_it_opaque_and_everything_passes() {
         (StreamId, [preface(), headers(5, 0), headers(3, END_STREAM)].concat()),
         (StreamId, [preface(), headers(1, END_STREAM), headers(1, END_STREAM)].concat()),
         (StreamId, [preface(), headers(1, 0), promise(1, 2, END_HEADERS)].concat()),
-        (StreamId, [preface(), frame(Kind::Ping, 0, 1, &[0; 8])].concat()),
-        (StreamId, [preface(), frame(Kind::Settings, 0, 1, &[])].concat()),
-        (FrameSize, [preface(), frame(Kind::Ping, 0, 0, &[0; 7])].concat()),
-        (FrameSize, [preface(), frame(Kind::Goaway, 0, 0, &[0; 7])].concat()),
-        (FrameSize, [preface(), headers(1, 0), frame(Kind::Reset, 0, 1, &[0; 5])].concat()),
+        (StreamId, [preface(), frame(Kind::PING, 0, 1, &[0; 8])].concat()),
+        (StreamId, [preface(), frame(Kind::SETTINGS, 0, 1, &[])].concat()),
+        (FrameSize, [preface(), frame(Kind::PING, 0, 0, &[0; 7])].concat()),
+        (FrameSize, [preface(), frame(Kind::GOAWAY, 0, 0, &[0; 7])].concat()),
+        (FrameSize, [preface(), headers(1, 0), frame(Kind::RST_STREAM, 0, 1, &[0; 5])].concat()),
         (HeaderBlock, [preface(), headers_begun(1, 0), data(1, 0)].concat()),
         (HeaderBlock, [preface(), headers_begun(1, 0), headers(1, 0)].concat()),
         (HeaderBlock, [preface(), headers_begun(1, 0), continuation(3, END_HEADERS)].concat()),
         (HeaderBlock, [preface(), headers(1, 0), continuation(1, END_HEADERS)].concat()),
-        (HeaderBlock, [preface(), headers_begun(1, 0), frame(Kind::Unknown, 0, 1, &[])].concat()),
+        (HeaderBlock, [preface(), headers_begun(1, 0), frame(Kind::UNKNOWN, 0, 1, &[])].concat()),
     ];
     for (surprise, bytes) in client {
         let rest = [b"anything at all".to_vec(), headers(99, 0)].concat();
@@ -251,10 +251,11 @@ fn surprises_make_it_opaque_and_everything_passes() {
         (StreamId, [settings(), promise(1, 3, END_HEADERS)].concat()),
         (StreamId, [settings(), promise(3, 2, END_HEADERS)].concat()),
         (StreamId, [settings(), promise(1, 4, END_HEADERS), promise(1, 2, END_HEADERS)].concat()),
-        (FrameSize, [settings(), frame(Kind::Promise, END_HEADERS, 1, &[0, 0, 2])].concat()),
+        (FrameSize, [settings(), frame(Kind::PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 2])].concat()),
         (
             FrameSize,
-            [settings(), frame(Kind::Promise, END_HEADERS | PADDED, 1, &[0, 0, 0, 2])].concat(),
+            [settings(), frame(Kind::PUSH_PROMISE, END_HEADERS | PADDED, 1, &[0, 0, 0, 2])]
+                .concat(),
         ),
         (HeaderBlock, [settings(), promise(1, 2, 0), continuation(2, 0)].concat()),
     ];
