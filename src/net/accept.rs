@@ -64,11 +64,13 @@ pub struct Acceptor {
     listener: Listener,
     /// What is left of this turn.
     turn: u32,
+    /// Connections that wait for all that is known: whenever the poller tells of some, at least one.
+    queued: u32,
 }
 
 impl From<Listener> for Acceptor {
     fn from(listener: Listener) -> Self {
-        Acceptor { source: None, listener, turn: TURN }
+        Acceptor { source: None, listener, turn: TURN, queued: 1 }
     }
 }
 
@@ -109,27 +111,32 @@ impl Acceptor {
         loop {
             ready!(source.poll_readable(cx));
             // An accept4(2) that finds nothing has made a file for nothing, which takes eight times as
-            // long as to ask. Only what has just told of a connection need not be asked.
-            let is_told = self.turn == TURN;
-            if (is_told || self.listener.is_queued()?)
+            // long as to ask.
+            if self.queued == 0 {
+                self.queued = self.listener.least_queued()?;
+            }
+            if self.queued > 0
                 && let Some(accepted) = self.listener.try_accept()?
             {
+                self.queued -= 1;
                 self.turn -= 1;
                 return Poll::Ready(Ok(accepted));
             }
             self.turn = TURN;
+            self.queued = 1;
             source.clear_readable();
         }
     }
 }
 
 impl Listener {
-    /// Whether a connection, or an error, waits to be taken.
-    fn is_queued(&self) -> Result<bool, AcceptError> {
+    /// How many connections, or errors, wait at least. Zero is poll(2)'s word; the queue's length, which
+    /// not every kernel tells, is only a hint.
+    fn least_queued(&self) -> Result<u32, AcceptError> {
         let mut listener = [PollFd::new(&self.socket, PollFlags::IN)];
         match poll(&mut listener, Some(&Timespec::default())) {
-            Ok(ready) => Ok(ready > 0),
-            Err(Errno::INTR) => Ok(true),
+            Ok(0) => Ok(0),
+            Ok(_) | Err(Errno::INTR) => Ok(self.queue_length().max(1)),
             Err(error) => Err(AcceptError::Other(error.into())),
         }
     }
@@ -207,7 +214,33 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::net::TcpStream;
+
+    use super::super::{Bound, ListenOptions};
     use super::*;
+    use crate::reactor;
+
+    #[test]
+    fn all_who_wait_are_taken_and_the_poller_tells_of_the_next() {
+        let options = ListenOptions { only_v6: false, user_timeout: Duration::ZERO };
+        let bound = Bound::new(([127, 0, 0, 1], 0).into(), options).unwrap();
+        let addr = bound.local_addr();
+        let mut acceptor = Acceptor::from(bound.listen().unwrap());
+        reactor::block_on(async {
+            for waiting in [1, 2, 3, 1, 3 * TURN] {
+                let connect = |_| TcpStream::connect(addr).unwrap();
+                let clients: Vec<TcpStream> = (0..waiting).map(connect).collect();
+                for client in clients {
+                    let accepted = acceptor.accept().await.unwrap();
+                    assert_eq!(accepted.peer, client.local_addr().unwrap());
+                }
+                let none = poll_fn(|cx| Poll::Ready(acceptor.poll_accept(cx).is_pending()));
+                assert!(none.await, "more than {waiting} were taken");
+            }
+        })
+        .unwrap();
+    }
 
     #[test]
     fn a_pause_grows_to_its_bound_and_starts_anew() {
