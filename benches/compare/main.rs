@@ -114,6 +114,7 @@ fn run(options: &Options, works: Vec<Work>, peers: &[&'static Peer]) -> Result<R
         let most_open = descriptors.saturating_sub(1000) / 2000 * 1000;
         (options.rounds, options.seconds, most_open, rounds::REPEATS)
     };
+    let drains = options.drains.filter(|_| !options.brief).unwrap_or(rounds);
     let directory = std::env::temp_dir().join(format!("ebbtide-compare-{}", std::process::id()));
     fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     let cores = cores(options)?;
@@ -129,10 +130,12 @@ fn run(options: &Options, works: Vec<Work>, peers: &[&'static Peer]) -> Result<R
         let bench = Bench::new(cores, seconds, most_open, directory.clone());
         for work in works {
             eprintln!("{}", work.title);
-            // One start says of memory what the next ones say, whoever else is busy meanwhile.
-            let is_memory = matches!(work.task, Task::Idle(_));
-            let repeats = if matches!(work.task, Task::Drain(_)) { 0 } else { repeats };
-            let (rounds, repeats) = if is_memory { (rounds.min(2), 0) } else { (rounds, repeats) };
+            let (rounds, repeats) = match work.task {
+                // One start says of memory what the next ones say, whoever else is busy meanwhile.
+                Task::Idle(_) => (rounds.min(2), 0),
+                Task::Drain(_) => (drains, 0),
+                _ => (rounds, repeats),
+            };
             let takes_part = |peer: &&Peer| peer.role != Role::Reuse || work.with_reuse.is_some();
             let peers: Vec<&'static Peer> = peers.iter().copied().filter(takes_part).collect();
             results.works.push(rounds::measure(&bench, work, &peers, rounds, repeats));

@@ -26,6 +26,10 @@ pub(super) struct Options {
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub(super) rounds: usize,
 
+    /// How often each peer is drained in each way, which takes most of a run [default: as --rounds]
+    #[arg(long, value_name = "N")]
+    pub(super) drains: Option<usize>,
+
     /// How long a turn is measured
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
     pub(super) seconds: f64,

@@ -8,6 +8,10 @@ use super::works::{Task, Work};
 /// A turn during which others used more of a core than this says little.
 const DISTURBED: f64 = 0.15;
 
+/// Rounds that the same processes do. How well one happens to lie in memory is worth several hundredths,
+/// and stays with it for as long as it lives.
+const ROUNDS_OF_A_PROCESS: usize = 3;
+
 /// How often a disturbed turn is measured again.
 pub(super) const REPEATS: usize = 2;
 
@@ -35,9 +39,12 @@ pub(super) fn measure(
 ) -> Measured {
     let lanes: Vec<Result<Lane, Out>> = peers.iter().map(|peer| bench.lane(peer, &work)).collect();
     let mut course = Course { bench, work, lanes, rate: 0.0, repeats };
-    let note = course.prepare();
+    let note = course.prepare(rounds);
     let mut turns: Vec<Vec<Turn>> = peers.iter().map(|_| Vec::new()).collect();
     for round in 0..rounds {
+        if round > 0 && round % ROUNDS_OF_A_PROCESS == 0 {
+            course.start_anew();
+        }
         for place in 0..peers.len() {
             let index = (round + place) % peers.len();
             turns[index].extend(course.undisturbed(index));
@@ -59,7 +66,7 @@ struct Course<'a> {
 
 impl Course<'_> {
     /// Settles what must be the same for all.
-    fn prepare(&mut self) -> String {
+    fn prepare(&mut self, rounds: usize) -> String {
         match &self.work.task {
             Task::Latency(traffic) => {
                 let lanes: Vec<&Lane> = self.lanes.iter().flatten().collect();
@@ -74,7 +81,20 @@ impl Course<'_> {
                 let count = traffic.connections.min(self.bench.most_open);
                 format!("{} connections.", number(count as f64))
             }
+            Task::Drain(_) => format!("Drains of each: {rounds}."),
             _ => String::new(),
+        }
+    }
+
+    /// New processes, where a turn does not bring its own. A peer that fails is out.
+    fn start_anew(&mut self) {
+        if !matches!(self.work.task, Task::Cost(_) | Task::Latency(_) | Task::Http2) {
+            return;
+        }
+        for lane in &mut self.lanes {
+            if let Ok(Lane { peer, .. }) = lane {
+                *lane = self.bench.lane(peer, &self.work);
+            }
         }
     }
 
