@@ -5,7 +5,7 @@
 //! - [`command`]: one file per sub-command, its flags and its `run`; imports every room.
 //! - [`protocol`]: what the bytes mean. Sans-I/O trackers; imports nothing at all.
 //! - [`drain`]: when we stop. Phases, the schedule, triggers; imports nothing of ours.
-//! - [`net`]: sockets. Bind, the SYN gate, accept with back-off, connect, options.
+//! - [`net`]: sockets. Bind, the SYN filter, accept with back-off, connect, options.
 //! - [`reactor`]: the threads that connections live on: epoll, readiness, tasks.
 //! - [`relay`]: moves bytes unchanged, both directions, each ending on its own.
 //! - [`connection`]: one connection from accept to close; listeners; the live table.

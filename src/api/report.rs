@@ -100,8 +100,11 @@ pub struct ListenerReport {
     /// Its port.
     #[serde(deserialize_with = "whole")]
     pub port: u16,
-    /// What a new connection meets: `Accepting`, `Gated`, `Refusing`, `Rejecting`.
+    /// What a new connection meets: `Accepting`, `Dropping`, `Refusing`, `Rejecting`.
     pub state: String,
+    /// How new handshakes are kept from it: `off`, `device`, `reuseport`, `denied`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub syn_filter: Option<String>,
 }
 
 /// What the balancer has applied for a target, as far as the controller knows.

@@ -201,7 +201,7 @@ pub struct Options {
     )]
     pub health_check_from: Vec<IpNet>,
 
-    /// How long a listener's queue must have been empty before it is closed [default: 1s]
+    /// How long a listener's queue must have been empty before it is closed [default: 100ms]
     #[arg(long, value_name = "DURATION", env = "EBBTIDE_SETTLE_PERIOD", help_heading = "Drain")]
     pub settle_period: Option<Span>,
 

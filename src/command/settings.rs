@@ -13,13 +13,17 @@ use crate::admin::{self, ReadinessOnDrain};
 use crate::api::client::ClientIdentity;
 use crate::connection::{self, Budget, ListenerSettings, Speaks};
 use crate::drain::{Schedule, default_close_spread};
-use crate::net::gate::MAX_ADMITTED;
+use crate::net::syn_filter::MAX_ADMITTED;
 use crate::net::{ListenOptions, Upstream};
 use crate::protocol::{http1, websocket};
 use crate::relay::{IdleClose, IdleTimeouts, Manners};
 use crate::report;
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// The queue of a listener that no SYN finds any more is empty within microseconds. The period outlasts a
+/// thread that is waiting for its turn, and handshakes that take longer are seen and waited for.
+const SETTLE_PERIOD: Duration = Duration::from_millis(100);
 
 /// What a grace period must leave behind the drain: the application's own stop (10 s), the
 /// kubelet's floor (2 s), and our exit (3 s).
@@ -151,7 +155,7 @@ fn listeners(
     }
     let user_timeout = options.tcp_user_timeout.map_or(300 * SECOND, |span| span.0);
     let http1 = [false, true].map(|reuse| Arc::new(http1_options(options, reuse)));
-    let settle_period = options.settle_period.map_or(SECOND, |span| span.0);
+    let settle_period = options.settle_period.map_or(SETTLE_PERIOD, |span| span.0);
     plans
         .iter()
         .filter_map(|plan| {

@@ -6,6 +6,7 @@ mod listener;
 mod observer;
 mod policy;
 mod reject;
+mod rejecting;
 mod serve;
 mod status;
 mod table;

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use crate::net::syn_filter::SynFilter;
+
 /// What a new connection meets at a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -11,8 +13,8 @@ pub enum ListenerState {
     Waiting = 0,
     /// Served.
     Accepting = 1,
-    /// New handshakes are dropped while what is queued is served.
-    Gated = 2,
+    /// Its SYN is dropped.
+    Dropping = 2,
     /// Refused.
     Refusing = 3,
     /// Turned away as the reject mode says.
@@ -23,7 +25,7 @@ impl ListenerState {
     const ALL: [ListenerState; 5] = [
         ListenerState::Waiting,
         ListenerState::Accepting,
-        ListenerState::Gated,
+        ListenerState::Dropping,
         ListenerState::Refusing,
         ListenerState::Rejecting,
     ];
@@ -34,7 +36,7 @@ impl ListenerState {
         match self {
             ListenerState::Waiting => "Waiting",
             ListenerState::Accepting => "Accepting",
-            ListenerState::Gated => "Gated",
+            ListenerState::Dropping => "Dropping",
             ListenerState::Refusing => "Refusing",
             ListenerState::Rejecting => "Rejecting",
         }
@@ -47,13 +49,18 @@ pub struct ListenerStatus {
     /// Its address, with the real port.
     pub addr: SocketAddr,
     state: AtomicU8,
+    filter: AtomicU8,
 }
 
 impl ListenerStatus {
     /// A listener that is bound and does not listen yet.
     #[must_use]
     pub fn new(addr: SocketAddr) -> Self {
-        ListenerStatus { addr, state: AtomicU8::new(ListenerState::Waiting as u8) }
+        ListenerStatus {
+            addr,
+            state: AtomicU8::new(ListenerState::Waiting as u8),
+            filter: AtomicU8::new(SynFilter::Off as u8),
+        }
     }
 
     /// What a new connection meets now.
@@ -65,5 +72,16 @@ impl ListenerStatus {
 
     pub(super) fn set(&self, state: ListenerState) {
         self.state.store(state as u8, Ordering::Release);
+    }
+
+    /// How new handshakes are kept from it now.
+    #[must_use]
+    pub fn filter(&self) -> SynFilter {
+        let filter = usize::from(self.filter.load(Ordering::Acquire));
+        SynFilter::ALL.get(filter).copied().unwrap_or_default()
+    }
+
+    pub(super) fn set_filter(&self, filter: SynFilter) {
+        self.filter.store(filter as u8, Ordering::Release);
     }
 }

@@ -441,7 +441,9 @@ fn at_address(name: &str, minute: u8, phase: &str) -> Report {
     report.identity.pod_ip = "10.0.0.7".to_owned();
     report.start_time = format!("2024-05-01T10:{minute:02}:00Z");
     let (address, state) = ("0.0.0.0".to_owned(), "Accepting".to_owned());
-    report.listeners = vec![crate::api::report::ListenerReport { address, port: 8080, state }];
+    let syn_filter = None;
+    report.listeners =
+        vec![crate::api::report::ListenerReport { address, port: 8080, state, syn_filter }];
     report
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -49,26 +50,30 @@ pub struct Bound {
 }
 
 impl Bound {
+    fn open(addr: SocketAddr, options: ListenOptions) -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        if addr.is_ipv6() {
+            socket.set_only_v6(options.only_v6)?;
+        }
+        // Connections of the run before, in TIME_WAIT, must not keep the new one from starting.
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        // Accepted connections inherit what is set here, which saves the calls for each of them.
+        socket.set_tcp_nodelay(true)?;
+        options::set_keep_alive(&SockRef::from(&socket), options::SERVING)?;
+        if !options.user_timeout.is_zero() {
+            socket.set_tcp_user_timeout(Some(options.user_timeout))?;
+        }
+        Ok(socket)
+    }
+
     /// Binds an address. Port 0 takes a free one, which [`Bound::local_addr`] tells.
     ///
     /// # Errors
     /// When the address is taken, not this host's, or not allowed; the message says what to do.
     pub fn new(addr: SocketAddr, options: ListenOptions) -> Result<Self, BindError> {
         let fail = |source| BindError { addr, source };
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))
-            .map_err(fail)?;
-        if addr.is_ipv6() {
-            socket.set_only_v6(options.only_v6).map_err(fail)?;
-        }
-        // Connections of the run before, in TIME_WAIT, must not keep the new one from starting.
-        socket.set_reuse_address(true).map_err(fail)?;
-        socket.set_nonblocking(true).map_err(fail)?;
-        // Accepted connections inherit what is set here, which saves the calls for each of them.
-        socket.set_tcp_nodelay(true).map_err(fail)?;
-        options::set_keep_alive(&SockRef::from(&socket), options::SERVING).map_err(fail)?;
-        if !options.user_timeout.is_zero() {
-            socket.set_tcp_user_timeout(Some(options.user_timeout)).map_err(fail)?;
-        }
+        let socket = Self::open(addr, options).map_err(fail)?;
         socket.bind(&addr.into()).map_err(fail)?;
         let local = socket.local_addr().map_err(fail)?;
         let addr = local.as_socket().unwrap_or(addr);
@@ -119,9 +124,39 @@ impl Listener {
         options::accept_queue_length(&self.socket).unwrap_or(0)
     }
 
-    /// For the SYN gate.
-    #[must_use]
-    pub fn socket(&self) -> SockRef<'_> {
+    /// For the SYN filter.
+    pub(super) fn socket(&self) -> SockRef<'_> {
         SockRef::from(&self.socket)
+    }
+
+    /// Binds the same address once more, beside this listener, which goes on.
+    ///
+    /// # Errors
+    /// When the kernel does not let two sockets share the port.
+    pub fn beside(&self) -> Result<Bound, BindError> {
+        let Listener { socket, addr, options } = self;
+        let bound = Bound::open(*addr, *options).and_then(|beside| {
+            // Both must agree. Only sockets of the same user can share a port so.
+            socket.set_reuse_port(true)?;
+            beside.set_reuse_port(true)?;
+            beside.bind(&(*addr).into())?;
+            Ok(beside)
+        });
+        match bound {
+            Ok(socket) => Ok(Bound { socket, addr: *addr, options: *options }),
+            Err(source) => Err(BindError { addr: *addr, source }),
+        }
+    }
+}
+
+impl AsFd for Bound {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }

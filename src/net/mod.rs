@@ -1,12 +1,13 @@
-//! Sockets: bind, the SYN gate, accept with back-off, connect, options.
+//! Sockets: bind, the SYN filter, accept with back-off, connect, options.
 
 mod accept;
 mod address;
 mod connect;
-pub mod gate;
+pub mod handshakes;
 mod listen;
 pub mod options;
 mod socket;
+pub mod syn_filter;
 
 pub use accept::{AcceptError, Accepted, Acceptor, Backoff};
 pub use address::{ParseUpstreamError, Upstream};

@@ -1,6 +1,7 @@
 //! Socket options and limits of the process; the one file with unsafe code.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
@@ -57,6 +58,88 @@ pub fn unacknowledged_bytes(socket: impl AsFd) -> io::Result<usize> {
     // SAFETY: the descriptor is open for the call, and the request only reads its queue's length.
     let bytes = unsafe { rustix::ioctl::ioctl(socket, getter) }?;
     Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// One instruction of a classic BPF program, `struct sock_filter` of linux/filter.h.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct FilterInstruction {
+    code: u16,
+    jump_if_true: u8,
+    jump_if_false: u8,
+    operand: u32,
+}
+
+impl FilterInstruction {
+    /// An instruction with its two relative jumps and its operand.
+    #[must_use]
+    pub fn new(code: u16, jump_if_true: u8, jump_if_false: u8, operand: u32) -> Self {
+        FilterInstruction { code, jump_if_true, jump_if_false, operand }
+    }
+}
+
+/// Lets a program choose which listener of the port gets a handshake, by its number.
+///
+/// # Errors
+/// Those of setsockopt(2): EINVAL while there is only one listener on the port.
+///
+/// # Source
+/// socket(7), SO_ATTACH_REUSEPORT_CBPF.
+#[expect(unsafe_code, reason = "no crate has a safe wrapper of SO_ATTACH_REUSEPORT_CBPF")]
+pub fn choose_listener(listener: impl AsFd, program: &[FilterInstruction]) -> io::Result<()> {
+    #[repr(C)]
+    struct Program {
+        length: u16,
+        instructions: *const FilterInstruction,
+    }
+    let length = u16::try_from(program.len()).map_err(io::Error::other)?;
+    let program = Program { length, instructions: program.as_ptr() };
+    // SAFETY: `Program` is `struct sock_fprog`, and its instructions outlive the call, which copies them.
+    unsafe { set_option(listener, libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, &program) }
+}
+
+/// Lets a listener drop every SYN whose TTL or hop limit has been lowered on its way, or began lower than
+/// 255, which is what all common systems do.
+///
+/// # Errors
+/// Those of setsockopt(2).
+///
+/// # Source
+/// ip(7), IP_MINTTL; linux/in6.h, IPV6_MINHOPCOUNT; RFC 5082.
+#[expect(unsafe_code, reason = "no crate has a safe wrapper of IP_MINTTL")]
+pub fn drop_below_highest_ttl(listener: impl AsFd, addr: SocketAddr) -> io::Result<()> {
+    const IPV6_MINHOPCOUNT: libc::c_int = 73;
+    let highest: libc::c_int = 255;
+    let listener = listener.as_fd();
+    // SAFETY: both options take a C int.
+    unsafe {
+        // A dual-stack socket takes IPv4's option too, for its IPv4 packets.
+        set_option(listener, libc::IPPROTO_IP, libc::IP_MINTTL, &highest)?;
+        if addr.is_ipv6() {
+            set_option(listener, libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT, &highest)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sets an option.
+///
+/// # Safety
+/// The option must take a value of this type.
+#[expect(unsafe_code, reason = "for options that neither socket2 nor rustix knows")]
+unsafe fn set_option<T>(
+    socket: impl AsFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
+    let socket = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel reads at most `length` bytes of `value`, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(socket, level, option, std::ptr::from_ref(value).cast(), length)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Raises the soft limit on descriptors to the hard one and returns it.

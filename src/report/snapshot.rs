@@ -61,6 +61,7 @@ impl Source {
                     address: listener.addr.ip().to_string(),
                     port: listener.addr.port(),
                     state: listener.state().name().to_owned(),
+                    syn_filter: Some(listener.filter().name().to_owned()),
                 })
                 .collect(),
         }

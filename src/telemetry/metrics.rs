@@ -38,6 +38,8 @@ const FORCED_CLOSES: &str = "ebbtide_drain_forced_closes_total";
 const REJECTED: &str = "ebbtide_drain_rejected_total";
 const LATE: &str = "ebbtide_drain_late_connections_total";
 const QUEUE_ABORTED: &str = "ebbtide_accept_queue_aborted_total";
+const HANDSHAKES_ABORTED: &str = "ebbtide_handshakes_aborted_total";
+const SYN_FILTERS: &str = "ebbtide_syn_filters_total";
 const ACCEPT_ERRORS: &str = "ebbtide_accept_errors_total";
 const ACCEPT_PAUSED: &str = "ebbtide_accept_paused_total";
 const UPSTREAM_FAILURES: &str = "ebbtide_upstream_failures_total";
@@ -104,6 +106,7 @@ pub struct Metrics {
     connection_age: Histogram,
     late: Counter,
     queue_aborted: Counter,
+    handshakes_aborted: Counter,
     accept_paused: Counter,
     drain_duration: Histogram,
     requests: Arc<Requests>,
@@ -140,6 +143,7 @@ impl Metrics {
             connection_age: histogram!(CONNECTION_AGE),
             late: counter!(LATE),
             queue_aborted: counter!(QUEUE_ABORTED),
+            handshakes_aborted: counter!(HANDSHAKES_ABORTED),
             accept_paused: counter!(ACCEPT_PAUSED),
             drain_duration: histogram!(DRAIN_DURATION),
             requests: Arc::default(),
@@ -212,6 +216,16 @@ impl Metrics {
     /// A listener was closed with connections in its queue.
     pub fn queue_aborted(&self, connections: u32) {
         self.queue_aborted.increment(u64::from(connections));
+    }
+
+    /// A listener was closed with handshakes half open.
+    pub fn handshakes_aborted(&self, handshakes: u32) {
+        self.handshakes_aborted.increment(u64::from(handshakes));
+    }
+
+    /// New handshakes are kept from a listener in this way.
+    pub fn syn_filtered(&self, filter: &'static str) {
+        counter!(SYN_FILTERS, "filter" => filter).increment(1);
     }
 
     /// Accepting failed for want of something.
@@ -337,8 +351,17 @@ fn describe() {
     describe_counter!(LATE, "Connections that arrived after the lame duck was over.");
     describe_counter!(
         QUEUE_ABORTED,
-        "Connections still queued when a listener was closed; 0 unless the kernel refuses the \
-         SYN gate."
+        "Connections still queued when a listener was closed; 0 unless the kernel denies every SYN \
+         filter."
+    );
+    describe_counter!(
+        HANDSHAKES_ABORTED,
+        "Handshakes still half open when a listener was closed: clients that had not answered for \
+         seconds."
+    );
+    describe_counter!(
+        SYN_FILTERS,
+        "Listeners that were emptied, by the SYN filter that was at work."
     );
     describe_counter!(ACCEPT_ERRORS, "Pauses of accepting for want of something, by reason.");
     describe_counter!(ACCEPT_PAUSED, "Pauses of accepting because of --max-connections.");

@@ -277,7 +277,7 @@ fn families(text: &str) -> BTreeMap<String, Vec<(String, f64)>> {
 }
 
 /// The families of features §5.6 that a proxy of opaque bytes has.
-const FAMILIES: [&str; 19] = [
+const FAMILIES: [&str; 20] = [
     "ebbtide_accept_errors_total",
     "ebbtide_accept_paused_total",
     "ebbtide_accept_queue_aborted_total",
@@ -293,6 +293,7 @@ const FAMILIES: [&str; 19] = [
     "ebbtide_drain_rejected_total",
     "ebbtide_drain_started_timestamp_seconds",
     "ebbtide_drain_state",
+    "ebbtide_handshakes_aborted_total",
     "ebbtide_report_age_seconds",
     "ebbtide_report_attempts_total",
     "ebbtide_upstream_failures_total",
@@ -359,6 +360,7 @@ fn metrics_tell_the_whole_drain_up_to_the_exit() {
         ("ebbtide_drain_rejected_total{mode=\"reset\"}", 1.0),
         ("ebbtide_drain_duration_seconds_count", 1.0),
         ("ebbtide_accept_queue_aborted_total", 0.0),
+        ("ebbtide_handshakes_aborted_total", 0.0),
     ] {
         assert_eq!(value(sample), Some(expected), "{sample} in:\n{text}");
     }

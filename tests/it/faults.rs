@@ -290,14 +290,14 @@ fn undrain_in_the_lame_duck() {
 }
 
 #[test]
-fn undrain_behind_the_syn_gate_costs_nobody_anything() {
-    let args = ["--drain-delay", "0", "--settle-period", "100s"];
+fn an_undrain_lets_in_those_whose_handshake_was_dropped() {
+    let args = ["--drain-delay", "0", "--reject", "drop"];
     let proxy = Ebbtide::proxy(&echo().to_string(), &args);
     let addr = proxy.addr();
     let mut stream = connect(addr);
     exchange(&mut stream, b"hello");
     proxy.post("/drain");
-    proxy.until("gated", |status| status["listeners"][0]["state"] == "Gated");
+    proxy.until("dropping", |status| status["listeners"][0]["synFilter"] == "reuseport");
     // Its SYN is dropped now and sent again after a second.
     let late = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
     let late = late.expect("a socket");
@@ -306,7 +306,7 @@ fn undrain_behind_the_syn_gate_costs_nobody_anything() {
     let (status, out, _) = run(&["undrain", "--control", &control(&proxy)]);
     assert_eq!(status, Some(0));
     assert!(out.starts_with("Serving"), "{out}");
-    proxy.says("SYN gate removed");
+    proxy.says("SYN filter removed");
     late.set_nonblocking(false).expect("it waits");
     let mut late = TcpStream::from(late);
     late.set_read_timeout(Some(PATIENCE)).expect("a time-out");
@@ -325,6 +325,11 @@ fn until_connected(stream: &TcpStream) {
     }
 }
 
+fn is_closed(status: &serde_json::Value) -> bool {
+    let listener = &status["listeners"][0];
+    (&listener["state"], &listener["synFilter"]) == (&"Refusing".into(), &"off".into())
+}
+
 #[test]
 fn undrain_after_the_listener_closed_brings_it_back() {
     let proxy = Ebbtide::proxy(&echo().to_string(), &QUICK);
@@ -334,7 +339,7 @@ fn undrain_after_the_listener_closed_brings_it_back() {
     // Twice, because the second drain must find things as the first one did.
     for _ in 0..2 {
         proxy.post("/drain");
-        proxy.until("refusing", |status| status["listeners"][0]["state"] == "Refusing");
+        proxy.until("closed", is_closed);
         expect_refused(addr);
         assert_eq!(undrain(&proxy).status, 200);
         proxy.until("accepting", |status| status["listeners"][0]["state"] == "Accepting");

@@ -10,7 +10,7 @@ export const PHASES = {
 export const DOORS = {
   Waiting: "waits: the application does not listen yet",
   Accepting: "is served",
-  Gated: "gets no handshake",
+  Dropping: "drops handshakes",
   Refusing: "is refused by the kernel",
   Rejecting: "is turned away"
 };

@@ -106,6 +106,7 @@ fn snapshot(
                 address: "0.0.0.0".to_owned(),
                 port: 8080,
                 state: "Accepting".to_owned(),
+                syn_filter: Some("off".to_owned()),
             }],
         }
     })
