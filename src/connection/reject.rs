@@ -1,8 +1,11 @@
 //! Turning a connection away that the kernel has already accepted.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::policy::{RejectMode, Speaks};
@@ -11,13 +14,18 @@ use crate::protocol::detect::{Decision, Detector};
 use crate::protocol::{Direction, http1};
 use crate::reactor;
 
-/// How long a client that was sent away may take to see it before its socket is closed.
+/// How long a client may take to ask, and then to see the answer, before its socket is closed.
 const LINGER_PERIOD: Duration = Duration::from_secs(2);
-/// Sockets that linger at once; beyond that they are closed at once, whatever the client has sent.
-const MAX_LINGERING: usize = 1024;
-/// What a client may still send while it is not listening.
+/// Clients that may be silent at once. One more, and the one that has been silent for longest is closed:
+/// silent clients must not keep an answer from those that ask.
+const MAX_SILENT: usize = 256;
+/// Clients that have their answer and have not ended yet. Beyond that they are closed at once, whatever
+/// they have sent.
+const MAX_LINGERING: usize = 256;
+/// What a client may still send after its answer.
 const LINGER_BYTES: usize = 64 * 1024;
 
+static SILENT: Mutex<VecDeque<oneshot::Sender<()>>> = Mutex::new(VecDeque::new());
 static LINGERING: AtomicUsize = AtomicUsize::new(0);
 
 /// What a client that was sent away is told to wait before it comes again, in seconds.
@@ -27,24 +35,38 @@ const RETRY_AFTER_SECONDS: u64 = 1;
 pub(super) fn turn_away(accepted: Accepted, mode: RejectMode, speaks: Speaks) {
     // A socket that can't be watched is closed, which sends it away too.
     let Ok(client) = Socket::new(accepted.fd) else { return };
-    if mode == RejectMode::Http503 && LINGERING.fetch_add(1, Ordering::Relaxed) < MAX_LINGERING {
-        let farewell = async move {
-            // Whatever fails, the client is gone, which is what we want.
-            let _ = timeout(LINGER_PERIOD, answer(&client, speaks)).await;
-            let _ = client.shutdown_write();
-            let _ = timeout(LINGER_PERIOD, read_to_end(&client)).await;
-            LINGERING.fetch_sub(1, Ordering::Relaxed);
-        };
-        // Whoever accepts is on a worker.
-        let _ = reactor::spawn(farewell);
+    if mode != RejectMode::Http503 {
+        client.reset_on_close();
         return;
     }
-    if mode == RejectMode::Http503 {
-        LINGERING.fetch_sub(1, Ordering::Relaxed);
+    let give_way = wait_in_line();
+    let farewell = async move {
+        tokio::select! {
+            biased;
+            // Whatever fails, the client is gone, which is what we want.
+            _ = timeout(LINGER_PERIOD, answer(&client, speaks)) => {}
+            _ = give_way => {}
+        }
         let _ = client.shutdown_write();
-    } else {
-        client.reset_on_close();
+        if LINGERING.fetch_add(1, Ordering::Relaxed) < MAX_LINGERING {
+            let _ = timeout(LINGER_PERIOD, read_to_end(&client)).await;
+        }
+        LINGERING.fetch_sub(1, Ordering::Relaxed);
+    };
+    // Whoever accepts is on a worker.
+    let _ = reactor::spawn(farewell);
+}
+
+/// A place among the silent clients; what it returns is ready when a later client needs the place.
+fn wait_in_line() -> oneshot::Receiver<()> {
+    let (sender, give_way) = oneshot::channel();
+    let mut silent = SILENT.lock().unwrap_or_else(PoisonError::into_inner);
+    if silent.len() >= MAX_SILENT {
+        // It may have its answer already; then nobody listens.
+        let _ = silent.pop_front().map(|oldest| oldest.send(()));
     }
+    silent.push_back(sender);
+    give_way
 }
 
 /// Answers the first request of a client that speaks HTTP/1 with 503.

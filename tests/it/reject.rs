@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
+use crate::support::crowd::alone;
 use crate::support::{Ebbtide, PATIENCE, echo};
 
 const MODES: [&str; 5] = ["refuse", "http503", "reset", "drop", "accept"];
@@ -185,6 +186,26 @@ fn listener(status: &serde_json::Value) -> (&str, &str) {
     let listener = &status["listeners"][0];
     let text = |key: &str| listener[key].as_str().expect("a name");
     (text("state"), text("synFilter"))
+}
+
+/// Guards: silent newcomers took every place, and a client that asked got a bare FIN instead of its 503.
+#[test]
+fn silent_newcomers_keep_no_client_from_its_503() {
+    let _alone = alone();
+    let proxy = proxy(&["--reject", "http503", "--drain-delay", "0"]);
+    let mut held = connect(None, proxy.addr()).expect("a connection");
+    assert_eq!(exchange(&mut held), Seen::Served);
+    drain(&proxy, "http503");
+    let silent = |_| connect(None, proxy.addr()).expect("a silent connection");
+    let _silent: Vec<_> = (0..1500).map(silent).collect();
+    for _ in 0..20 {
+        let mut client = connect(None, proxy.addr()).expect("a connection");
+        client.write_all(b"GET / HTTP/1.1\r\nHost: app\r\n\r\n").expect("asked");
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("an answer and a FIN");
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer:?}");
+    }
+    assert_eq!(exchange(&mut held), Seen::Served);
 }
 
 /// While the queue is emptied the kernel refuses newcomers already. An undrain then serves on a second
