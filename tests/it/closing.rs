@@ -11,7 +11,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::support::churn::{echo, runtime};
 use crate::support::crowd::{Crowd, HELLO, alone};
-use crate::support::{Ebbtide, Finished, PATIENCE, written_at};
+use crate::support::{Ebbtide, Finished, PATIENCE, Restrictions, open_to_all, written_at};
 
 const DEADLINE: Duration = Duration::from_secs(5);
 const SPREAD: Duration = Duration::from_secs(2);
@@ -28,7 +28,8 @@ fn closing_proxy(upstream: SocketAddr, more: &[&str]) -> Ebbtide {
     line.extend(["--admin", "127.0.0.1:0", "--control", "127.0.0.1:0"]);
     line.extend(["--drain-delay", "0", "--drain-timeout", "5s", "--close-spread", "2s"]);
     line.extend(more);
-    Ebbtide::start(&line)
+    // Thousands of connections, with two descriptors each.
+    Ebbtide::start_under(&Restrictions::of_a_pod().descriptors(20_000), &line)
 }
 
 /// When the drain began, by the proxy's own clock.
@@ -53,6 +54,7 @@ fn five_thousand_idle_connections_leave_one_after_the_other() {
     let controller_addr = controller_addr.as_str().expect("an address").to_owned();
     let log = std::env::temp_dir().join(format!("ebbtide-closing-{}", std::process::id()));
     std::fs::write(&log, "").expect("a termination log");
+    open_to_all(&log);
     let url = format!("http://{controller_addr}");
     let log_name = log.to_str().expect("a path");
     let proxy = closing_proxy(echo(), &["--controller", &url, "--termination-log", log_name]);

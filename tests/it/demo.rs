@@ -5,6 +5,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
+use crate::support::confine::{Confined, Restrictions};
 use crate::support::process::{program, run};
 
 const QUICK: [&str; 6] = ["--streams", "5", "--seconds", "4", "--balancer-delay", "500ms"];
@@ -37,13 +38,11 @@ fn the_demo_shows_the_whole_life_of_a_drain_and_loses_nothing() {
 }
 
 /// A demo that runs, and the process id of its proxy.
-fn started() -> (Child, BufReader<ChildStdout>, Pid) {
-    let mut demo = Command::new(program())
-        .args(["demo", "--plain"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the program starts");
+fn started() -> (Child, BufReader<ChildStdout>, Pid, Confined) {
+    let mut command = Command::new(program());
+    let confined = Restrictions::of_a_pod().apply(command.args(["demo", "--plain"]));
+    let mut demo =
+        command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the program starts");
     let mut output = BufReader::new(demo.stdout.take().expect("a pipe"));
     let mut proxy = None;
     for line in output.by_ref().lines() {
@@ -55,13 +54,13 @@ fn started() -> (Child, BufReader<ChildStdout>, Pid) {
             break;
         }
     }
-    (demo, output, proxy.expect("the demo names the process"))
+    (demo, output, proxy.expect("the demo names the process"), confined)
 }
 
 #[test]
 fn the_proxy_does_not_outlive_a_demo_that_is_interrupted() {
     for signal in [Signal::INT, Signal::TERM] {
-        let (mut demo, _output, proxy) = started();
+        let (mut demo, _output, proxy, _confined) = started();
         test_kill_process(proxy).expect("the proxy is there");
         let pid = i32::try_from(demo.id()).ok().and_then(Pid::from_raw).expect("a process id");
         kill_process(pid, signal).expect("the demo takes the signal");
@@ -72,7 +71,7 @@ fn the_proxy_does_not_outlive_a_demo_that_is_interrupted() {
 
 #[test]
 fn a_demo_whose_proxy_is_killed_says_what_was_lost() {
-    let (mut demo, mut output, proxy) = started();
+    let (mut demo, mut output, proxy, _confined) = started();
     kill_process(proxy, Signal::KILL).expect("the proxy takes the signal");
     let mut rest = String::new();
     output.read_to_string(&mut rest).expect("text");

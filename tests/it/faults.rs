@@ -5,13 +5,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use crate::support::process::{program, run};
 use crate::support::{
-    Ebbtide, PATIENCE, QUICK, Reply, application, connect, echo, exchange, expect_end,
-    expect_refused, expect_reset, free_port, http, usage,
+    Ebbtide, PATIENCE, QUICK, Reply, Restrictions, application, connect, echo, exchange,
+    expect_end, expect_refused, expect_reset, free_port, http, usage,
 };
 
 /// More than 256 descriptors hold, and far fewer than the kernel queues.
@@ -115,6 +115,14 @@ fn more_connections_than_descriptors_are_not_promised() {
     assert_eq!(proxy.finish().code(), Some(0));
 }
 
+/// Changes the soft limit of a proxy that runs, as its own user: not every root may.
+fn limit_descriptors(proxy: &Ebbtide, most: u64) {
+    let mut command = Command::new("prlimit");
+    command.args(["--pid", &proxy.pid().to_string(), &format!("--nofile={most}:1024")]);
+    let _confined = Restrictions::of_a_pod().apply(&mut command);
+    assert!(command.status().expect("prlimit, of util-linux").success(), "the limit is {most}");
+}
+
 /// Descriptors that are gone all the same: the limit sinks below what is open.
 #[test]
 fn accepting_pauses_and_goes_on_when_descriptors_run_out() {
@@ -123,9 +131,7 @@ fn accepting_pauses_and_goes_on_when_descriptors_run_out() {
     for stream in &mut open {
         exchange(stream, b"served");
     }
-    let pid = Pid::from_raw(proxy.pid()).expect("a process id");
-    let limit = |current| Rlimit { current: Some(current), maximum: Some(20_000) };
-    let before = prlimit(Some(pid), Resource::Nofile, limit(30)).expect("the limit sinks");
+    limit_descriptors(&proxy, 30);
     let mut waiting = connect(proxy.addr());
     waiting.write_all(b"waiting").expect("taken by the kernel");
     proxy.says("accepting pauses");
@@ -146,7 +152,7 @@ fn accepting_pauses_and_goes_on_when_descriptors_run_out() {
     for stream in &mut open {
         exchange(stream, b"untouched");
     }
-    prlimit(Some(pid), Resource::Nofile, before).expect("the limit rises");
+    limit_descriptors(&proxy, 1024);
     let mut answer = [0; 7];
     waiting
         .read_exact(&mut answer)
@@ -476,6 +482,7 @@ fn a_log_that_nobody_reads_stops_no_drain() {
     command.args(["--admin", "127.0.0.1:0", "--control", "127.0.0.1:0"]);
     command.args(["--termination-log", "/dev/null", "--drain-delay", "0", "--settled-for", "0"]);
     command.args(["--drain-timeout", "2s", "--close-spread", "1s"]);
+    let _confined = Restrictions::of_a_pod().apply(&mut command);
     // The pipe is held, and nothing is taken out of it.
     let mut proxy = command.stderr(std::process::Stdio::piped()).spawn().expect("it starts");
     let deadline = Instant::now() + PATIENCE;

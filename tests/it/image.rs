@@ -10,6 +10,7 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
+use crate::support::process::Exception;
 use crate::support::{Ebbtide, connect, echo, exchange, http};
 
 /// The user of the image and of the manifests.
@@ -171,7 +172,10 @@ fn in_an_empty_root() {
     let refused = fs::write(root.join("file"), "").expect_err("read-only");
     assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
 
-    let proxy = Ebbtide::spawn(within(at, &["proxy", "--config", "/etc/ebbtide.yaml"]));
+    let proxy = Ebbtide::spawn_with_privileges(
+        Exception::EntersFirst,
+        within(at, &["proxy", "--config", "/etc/ebbtide.yaml"]),
+    );
     let addrs = proxy.addrs(3);
     runs_as_nobody(&proxy);
     let mut streams: Vec<_> = addrs[..2].iter().map(|addr| connect(*addr)).collect();

@@ -26,6 +26,7 @@ mod churn;
 mod cli;
 mod closing;
 mod clouds;
+mod confinement;
 mod controller_page;
 mod demo;
 mod deploy;

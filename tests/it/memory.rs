@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::api;
 use crate::support::churn::{echo, runtime};
 use crate::support::crowd::{Crowd, alone};
-use crate::support::{Ebbtide, Reply, http};
+use crate::support::{Ebbtide, Reply, Restrictions, http};
 
 const CONNECTIONS: usize = 5_000;
 /// A quarter of the relay's smallest buffer, so that one kept by an idle connection is seen.
@@ -26,7 +26,8 @@ fn proportional_set_size(pid: i32) -> usize {
 #[test]
 fn an_idle_connection_holds_no_buffer() {
     let _alone = alone();
-    let proxy = Ebbtide::proxy(&echo().to_string(), &[]);
+    let roomy = Restrictions::of_a_pod().descriptors(20_000);
+    let proxy = Ebbtide::proxy_under(&roomy, &echo().to_string(), &[]);
     let addr = proxy.addr();
     runtime().block_on(async {
         // What the first connections warm up is not theirs.

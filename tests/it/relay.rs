@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::support::application::{listen, random_bytes, reset, send_back};
 use crate::support::{
     Directory, Ebbtide, PATIENCE, application, connect, echo, exchange, expect_end, expect_reset,
-    free_port, http, process, usage,
+    free_port, http, open_to_all, process, usage,
 };
 
 /// Far more than the kernel holds on a path: a stalled path stops long before it.
@@ -238,6 +238,7 @@ fn an_upstream_may_be_a_unix_socket_or_a_name() {
     let directory = Directory::new();
     let path = directory.path().join("app.sock");
     let listener = UnixListener::bind(&path).expect("a listener");
+    open_to_all(&path);
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { continue };

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::support::application::{listen, random_bytes, send_back, try_exchange};
 use crate::support::nginx::Nginx;
-use crate::support::process::{program, run};
+use crate::support::process::{Exception, program, run};
 use crate::support::{
     Directory, Ebbtide, PATIENCE, connect, echo, exchange, expect_refused, expect_reset, free_port,
     usage,
@@ -380,7 +380,7 @@ fn orphans_are_reaped_as_process_one() {
     // The inner shell leaves a child behind, whose end is then process one's affair.
     let script = format!("trap 'exit 6' TERM; sh -c 'true & sleep 0.05 &'\n{WAIT}");
     command.args(["--", "sh", "-c", &script]);
-    let ebbtide = Ebbtide::spawn(command);
+    let ebbtide = Ebbtide::spawn_with_privileges(Exception::EntersFirst, command);
     ebbtide.says("orphan reaped");
     ebbtide.addr();
     let [inner] = usage::children(ebbtide.pid())[..] else { panic!("unshare starts one process") };

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::support::process::{program, run};
-use crate::support::{Directory, Ebbtide, QUICK, echo, http};
+use crate::support::{Directory, Ebbtide, QUICK, Restrictions, echo, http};
 
 /// Reports for a pod that serves, with a class of this name.
 fn report(controller: &Ebbtide, pod: &str, class: &str) {
@@ -141,12 +141,11 @@ fn a_watch_goes_on_when_the_controller_was_away() {
     let controller = Ebbtide::controller("127.0.0.1:0");
     let addr = controller.takes_reports();
     report(&controller, "cart-0", "http");
-    let mut watch = Command::new(program())
-        .args(["targets", "--watch", "-o", "json", "--controller", &format!("http://{addr}")])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program starts");
+    let mut command = Command::new(program());
+    command.args(["targets", "--watch", "-o", "json", "--controller", &format!("http://{addr}")]);
+    let _confined = Restrictions::of_a_pod().apply(&mut command);
+    let mut watch =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
     let mut lines = BufReader::new(watch.stdout.take().expect("a pipe")).lines();
     let mut errors = BufReader::new(watch.stderr.take().expect("a pipe")).lines();
     let mut line = || lines.next().expect("a line").expect("text");

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Service;
 use crate::api::{report, send};
-use crate::support::process::run;
+use crate::support::process::{program, run};
 use crate::support::{Directory, Ebbtide, Reply, echo};
 
 const AUDIENCE: &str = "ebbtide-controller";
@@ -276,7 +276,7 @@ fn a_proxy_shows_its_pods_token() {
     let file = cluster.dir.write("token", &token);
     let (url, upstream) = (format!("http://{}", cluster.addr), echo().to_string());
     let proxy = |pod: &str| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ebbtide"));
+        let mut command = std::process::Command::new(program());
         command.args(["proxy", "--listen", "127.0.0.1:0", "--upstream", &upstream]);
         command.args(["--admin", "127.0.0.1:0", "--control", "127.0.0.1:0"]);
         command.args(["--termination-log", "/dev/null"]);

@@ -1,5 +1,7 @@
 //! A directory for one test, gone with it.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -14,6 +16,7 @@ impl Directory {
         let name = format!("ebbtide-it-{}-{count}", std::process::id());
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&path).expect("a directory");
+        open_to_all(&path);
         Directory(path)
     }
 
@@ -27,6 +30,11 @@ impl Directory {
         std::fs::write(&path, content).expect("written");
         path.to_str().expect("text").to_owned()
     }
+}
+
+/// Lets the program, which is another user, write to a directory, a file or a socket of the test.
+pub fn open_to_all(path: &Path) {
+    std::fs::set_permissions(path, Permissions::from_mode(0o777)).expect("a mode");
 }
 
 impl Drop for Directory {

@@ -4,6 +4,7 @@ pub mod application;
 pub mod balancer;
 pub mod browser;
 pub mod churn;
+pub mod confine;
 pub mod crowd;
 pub mod directory;
 pub mod frames;
@@ -17,6 +18,7 @@ pub mod nginx;
 pub mod peers;
 pub mod postgres;
 pub mod process;
+pub mod seccomp;
 pub mod site;
 pub mod tap;
 pub mod usage;
@@ -25,7 +27,8 @@ pub use application::{
     application, connect, echo, exchange, expect_end, expect_refused, expect_reset, free_port,
 };
 pub use browser::Browser;
-pub use directory::Directory;
+pub use confine::Restrictions;
+pub use directory::{Directory, open_to_all};
 pub use http::Reply;
 pub use process::{Ebbtide, Finished};
 

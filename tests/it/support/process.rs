@@ -3,17 +3,28 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use super::confine::{self, Confined, Restrictions};
 use super::{PATIENCE, Reply, http};
 
 /// The program under test: what `EBBTIDE_BIN` names (the optimised static build), or cargo's.
 pub fn program() -> String {
-    std::env::var("EBBTIDE_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_ebbtide").to_owned())
+    static PROGRAM: OnceLock<String> = OnceLock::new();
+    let built = || env!("CARGO_BIN_EXE_ebbtide").to_owned();
+    let found = || confine::reachable(std::env::var("EBBTIDE_BIN").unwrap_or_else(|_| built()));
+    PROGRAM.get_or_init(found).clone()
+}
+
+/// Why a program is started without the restrictions of a pod.
+#[derive(Clone, Copy, Debug)]
+pub enum Exception {
+    /// The command line enters namespaces or a root of its own, which takes root, before the program starts.
+    EntersFirst,
 }
 
 #[derive(Default)]
@@ -29,6 +40,8 @@ const SHOWN_LINES: usize = 400;
 pub struct Ebbtide {
     child: Child,
     log: Arc<Log>,
+    /// After the child: its control groups end with it.
+    _confined: Option<Confined>,
 }
 
 /// One that has ended.
@@ -41,22 +54,32 @@ pub struct Finished {
 }
 
 impl Ebbtide {
-    /// Starts `ebbtide ARGS…` with a JSON log.
+    /// Starts `ebbtide ARGS…` with a JSON log, as in a pod.
     pub fn start(args: &[&str]) -> Self {
+        Self::start_under(&Restrictions::of_a_pod(), args)
+    }
+
+    /// The same under other restrictions, for example with more descriptors.
+    pub fn start_under(restrictions: &Restrictions, args: &[&str]) -> Self {
         let mut command = Command::new(program());
         command.args(args);
-        Self::spawn(command)
+        Self::spawn_under(restrictions, command)
     }
 
     /// Starts a proxy on free ports before `upstream`, with `args` behind.
     pub fn proxy(upstream: &str, args: &[&str]) -> Self {
+        Self::proxy_under(&Restrictions::of_a_pod(), upstream, args)
+    }
+
+    /// The same under other restrictions, for example with more descriptors.
+    pub fn proxy_under(restrictions: &Restrictions, upstream: &str, args: &[&str]) -> Self {
         let mut line = vec!["proxy", "--upstream", upstream, "--admin", "127.0.0.1:0"];
         line.extend(["--control", "127.0.0.1:0", "--termination-log", "/dev/null"]);
         if !args.contains(&"--listen") && !args.contains(&"--config") {
             line.extend(["--listen", "127.0.0.1:0"]);
         }
         line.extend(args);
-        Self::start(&line)
+        Self::start_under(restrictions, &line)
     }
 
     /// Starts a controller.
@@ -69,8 +92,23 @@ impl Ebbtide {
         parse(&self.says("controller takes reports")["listen"])
     }
 
-    /// Starts any command line that ends in the program, for example under `unshare`.
-    pub fn spawn(mut command: Command) -> Self {
+    /// Starts any command line that ends in the program, for example under `env`, as in a pod.
+    pub fn spawn(command: Command) -> Self {
+        Self::spawn_under(&Restrictions::of_a_pod(), command)
+    }
+
+    /// The same under other restrictions.
+    pub fn spawn_under(restrictions: &Restrictions, mut command: Command) -> Self {
+        let confined = restrictions.apply(&mut command);
+        Self::spawn_as_is(command, Some(confined))
+    }
+
+    /// Starts a command line with all that the test may do, for the reason that is given.
+    pub fn spawn_with_privileges(_reason: Exception, command: Command) -> Self {
+        Self::spawn_as_is(command, None)
+    }
+
+    fn spawn_as_is(mut command: Command, confined: Option<Confined>) -> Self {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("EBBTIDE_")) {
             command.env_remove(name);
         }
@@ -89,7 +127,7 @@ impl Ebbtide {
             writer.lines.lock().expect("the log").1 = true;
             writer.grown.notify_all();
         });
-        Ebbtide { child, log }
+        Ebbtide { child, log, _confined: confined }
     }
 
     /// Waits for a log line that `wanted` likes; the log is searched from its beginning.
@@ -278,13 +316,15 @@ impl Finished {
     }
 }
 
-/// Runs `ebbtide ARGS…` to its end: exit status, standard output, standard error.
+/// Runs `ebbtide ARGS…` to its end, as in a pod: exit status, standard output, standard error.
 pub fn run(args: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(program());
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("EBBTIDE_")) {
         command.env_remove(name);
     }
-    let output = command.args(args).output().expect("the program starts");
+    command.args(args);
+    let _confined = Restrictions::of_a_pod().apply(&mut command);
+    let output = command.output().expect("the program starts");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
