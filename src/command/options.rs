@@ -119,7 +119,8 @@ pub struct Options {
     )]
     pub connect_timeout: Option<Span>,
 
-    /// End a connection of which one side has ended and the other is silent; 0 is never [default: 60s]
+    /// End a connection whose application has ended its side, once the client has taken everything and
+    /// has been silent for this long; 0 is never [default: 60s]
     #[arg(
         long,
         value_name = "DURATION",

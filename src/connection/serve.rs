@@ -11,14 +11,11 @@ use super::listener::ListenerSettings;
 use super::observer::Watcher;
 use super::table::{Entry, Registered, Table};
 use crate::drain::{Drain, Guard, Phase};
-use crate::net::{ConnectError, Socket, Upstream, connect, options};
+use crate::net::{ConnectError, Socket, Upstream, connect};
 use crate::protocol::{Class, Direction, Tracker};
 use crate::reactor::Workers;
-use crate::relay::{End, Manners, Order, Relay};
+use crate::relay::{Acknowledgement, End, Manners, Order, Relay};
 use crate::telemetry::Metrics;
-
-/// How often a finished connection's unsent bytes are looked at while a drain is on.
-const ACKNOWLEDGED_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How connections are treated.
 #[derive(Clone, Debug)]
@@ -276,14 +273,8 @@ impl Serving {
 /// A kernel goes on sending for a closed socket, but not for a pod whose network is gone: the
 /// process must not leave while the end of an answer is still in its socket's queue.
 async fn acknowledged(client: &Socket, entry: &Entry) {
-    let all = async {
-        // A socket that has failed, with a reset for example, counts what it had queued for ever.
-        while options::unacknowledged_bytes(client).is_ok_and(|bytes| bytes > 0)
-            && matches!(client.options().take_error(), Ok(None))
-        {
-            tokio::time::sleep(ACKNOWLEDGED_INTERVAL).await;
-        }
-    };
+    let mut delivery = Acknowledgement::new();
+    let all = std::future::poll_fn(|cx| delivery.poll(cx, client));
     tokio::select! {
         () = all => {}
         () = entry.control.ordered(Order::Close) => {}

@@ -38,6 +38,17 @@ pub enum Direction {
     FromUpstream,
 }
 
+impl Direction {
+    /// The other one.
+    #[must_use]
+    pub fn opposite(self) -> Self {
+        match self {
+            Direction::FromClient => Direction::FromUpstream,
+            Direction::FromUpstream => Direction::FromClient,
+        }
+    }
+}
+
 /// What the relay does with the bytes that it has just shown to a tracker, from the first one on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {

@@ -173,6 +173,13 @@ impl Tracker {
         matches!(self, Tracker::Http1(tracker) if tracker.is_reusable())
     }
 
+    /// Whether the application has answered everything that it was asked, although a request may not
+    /// have been sent to its end.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        matches!(self, Tracker::Http1(tracker) if tracker.is_answered())
+    }
+
     /// Whether what the client has asked so far is whole, and may be asked on an upstream connection
     /// that was another's.
     #[must_use]

@@ -13,7 +13,7 @@ use crate::protocol::{Class, Tracker};
 ///
 /// # Source
 /// RFC 9112 §9.6: closing at once can erase the last response in the client's buffer.
-const STAGED_CLOSE_PERIOD: Duration = Duration::from_secs(2);
+pub(super) const STAGED_CLOSE_PERIOD: Duration = Duration::from_secs(2);
 
 /// How long the answers to a WebSocket's Close are awaited.
 ///

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
+use super::acknowledgement::Acknowledgement;
+use super::broken::Broken;
 use super::control::{Control, Heard, Order};
 use super::farewell::{Advice, Farewell, IdleClose};
 use super::flow::{Failure, Flow, Progress, Turn};
@@ -16,9 +18,6 @@ use super::lending::{Lending, Lent, Next};
 use crate::net::{Socket, Upstream, options};
 use crate::protocol::http1::DrainOptions;
 use crate::protocol::{Class, Direction, Events, Tracker, Word, websocket};
-
-/// How often a drain looks whether a client has acknowledged its last answer.
-const DELIVERY_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Why a relay stopped.
 #[derive(Debug)]
@@ -84,7 +83,7 @@ pub trait Observer: Send {
 
 /// Moves one connection's bytes until it ends.
 pub struct Relay<'a, O> {
-    client: &'a Socket,
+    pub(super) client: &'a Socket,
     /// Absent only where upstream connections are lent.
     pub(super) upstream: Option<Socket>,
     control: &'a Control,
@@ -100,20 +99,27 @@ pub struct Relay<'a, O> {
     /// Whether there has been a drain: before, no tracker has anything to say.
     has_drained: bool,
     farewell: Farewell,
-    /// In a box, and only while a time-out applies; most connections never have one.
-    silence: Option<Box<Silence>>,
-    /// Only in a drain, while the client has not acknowledged its last answer.
-    delivery: Option<Pin<Box<Sleep>>>,
+    /// In a box, because most connections never have one.
+    timers: Option<Box<Timers>>,
+    /// Only after a side has broken.
+    pub(super) broken: Option<Box<Broken>>,
     /// Present where upstream connections are lent.
     pub(super) lending: Option<Box<Lending>>,
+}
+
+/// What few connections wait for.
+#[derive(Default)]
+struct Timers {
+    /// Only while a time-out applies.
+    silence: Option<Silence>,
+    /// Only in a drain, while the client has not acknowledged its last answer.
+    delivery: Option<Acknowledgement>,
 }
 
 /// How long nothing has moved.
 struct Silence {
     timer: Pin<Box<Sleep>>,
     last_progress: Instant,
-    /// What both kernels had still to deliver when the timer last fired; since then nothing moved.
-    undelivered_bytes: usize,
 }
 
 impl<'a, O: Observer> Relay<'a, O> {
@@ -141,8 +147,8 @@ impl<'a, O: Observer> Relay<'a, O> {
             heard: Heard::default(),
             has_drained: false,
             farewell: Farewell::default(),
-            silence: None,
-            delivery: None,
+            timers: None,
+            broken: None,
             lending: None,
         }
     }
@@ -210,7 +216,7 @@ impl<'a, O: Observer> Relay<'a, O> {
     }
 
     /// Tells the observer what the tracker has seen.
-    fn tell(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn tell(&mut self, cx: &mut Context<'_>) {
         if self.tracker.is_blind() && self.class == self.tracker.class() {
             return;
         }
@@ -243,7 +249,9 @@ impl<'a, O: Observer> Relay<'a, O> {
         let class = self.tracker.class();
         let is_done = matches!(class, Class::Idle | Class::Http2 { open_streams: 0 });
         if !is_done || !self.owes_client(cx) {
-            self.delivery = None;
+            if let Some(timers) = &mut self.timers {
+                timers.delivery = None;
+            }
             return class;
         }
         match (class, self.class.excluded()) {
@@ -267,12 +275,7 @@ impl<'a, O: Observer> Relay<'a, O> {
         {
             return false;
         }
-        // No kernel tells when the last byte is acknowledged: look again.
-        let again = || Box::pin(tokio::time::sleep(DELIVERY_INTERVAL));
-        let timer = self.delivery.get_or_insert_with(again);
-        while timer.as_mut().poll(cx).is_ready() {
-            *timer = again();
-        }
+        self.timers.get_or_insert_default().delivery.get_or_insert_default().poll_look(cx);
         true
     }
 
@@ -318,7 +321,7 @@ impl<'a, O: Observer> Relay<'a, O> {
     }
 
     /// Moves bytes one way. `Ok(true)` when anything was moved.
-    fn poll_direction(
+    pub(super) fn poll_direction(
         &mut self,
         cx: &mut Context<'_>,
         direction: Direction,
@@ -352,30 +355,20 @@ impl<'a, O: Observer> Relay<'a, O> {
         Ok(true)
     }
 
-    fn reset_on_close(&self) {
+    pub(super) fn reset_on_close(&self) {
         for socket in [Some(self.client), self.upstream.as_ref()].into_iter().flatten() {
             socket.reset_on_close();
         }
     }
 
-    /// Resets the side that has not broken, and says which one did.
-    pub(super) fn broke(&self, direction: Direction, failure: Failure) -> End {
-        self.reset_on_close();
-        match (direction, failure) {
-            (Direction::FromClient, Failure::Reading(error))
-            | (Direction::FromUpstream, Failure::Writing(error)) => End::ClientBroke(error),
-            (Direction::FromUpstream, Failure::Reading(error))
-            | (Direction::FromClient, Failure::Writing(error)) => End::UpstreamBroke(error),
-        }
-    }
-
     /// The silence that ends the connection as it stands now, and how that end is called.
     pub(super) fn timeout(&self) -> Option<(Duration, End)> {
-        let half_closed = self.to_upstream.has_ended() || self.to_client.has_ended();
-        let (timeout, end) = if half_closed {
-            (self.manners.idle_timeouts.half_closed, End::HalfClosedTimeout)
-        } else {
-            (self.manners.idle_timeouts.open, End::IdleTimeout)
+        let (timeout, end) = match (self.to_upstream.has_ended(), self.to_client.has_ended()) {
+            // The application has said all it had to say; what the client does with its side is up to it.
+            (false, true) => (self.manners.idle_timeouts.half_closed, End::HalfClosedTimeout),
+            // The client has ended its side, as a request may end, and waits for the answer.
+            (true, false) if self.tracker.class() == Class::Http => return None,
+            _ => (self.manners.idle_timeouts.open, End::IdleTimeout),
         };
         (!timeout.is_zero()).then_some((timeout, end))
     }
@@ -383,18 +376,17 @@ impl<'a, O: Observer> Relay<'a, O> {
     /// Ends a connection that has been silent for too long.
     fn poll_timeout(&mut self, cx: &mut Context<'_>, progressed: bool) -> Poll<End> {
         let Some((timeout, end)) = self.timeout() else { return Poll::Pending };
-        let silence = self.silence.get_or_insert_with(|| Box::new(Silence::new(timeout)));
+        let timers = self.timers.get_or_insert_default();
+        let silence = timers.silence.get_or_insert_with(|| Silence::new(timeout));
         if progressed {
             silence.broken();
         }
         // The timer is not moved with every byte: when it fires it is set to what is left.
         while silence.timer.as_mut().poll(cx).is_ready() {
             if silence.last_progress + timeout <= Instant::now() {
-                // A slow reader may take longer than any time-out for what its kernel and ours
-                // hold, and a reset would throw that away.
-                let left = undelivered_bytes(self.client, self.upstream.as_ref());
-                let before = std::mem::replace(&mut silence.undelivered_bytes, left);
-                if left == 0 || left >= before {
+                // A reader that has paused may take longer than any time-out for what our kernel holds,
+                // and a reset would throw that away. TCP_USER_TIMEOUT bounds it.
+                if undelivered_bytes(self.client, self.upstream.as_ref()) == 0 {
                     self.reset_on_close();
                     return Poll::Ready(end);
                 }
@@ -416,11 +408,14 @@ impl<O: Observer> Future for Relay<'_, O> {
             relay.reset_on_close();
             return Poll::Ready(End::Reset);
         }
+        if relay.broken.is_some() {
+            return relay.poll_broken(cx);
+        }
         let mut progressed = false;
         loop {
             match ready!(relay.poll_data(cx)) {
                 Ok(moved) => progressed |= moved,
-                Err(end) => return Poll::Ready(end),
+                Err(end) => return relay.poll_end(cx, end),
             }
             relay.tell(cx);
             match relay.lend(cx, progressed) {
@@ -445,13 +440,12 @@ impl Silence {
     fn new(timeout: Duration) -> Self {
         let last_progress = Instant::now();
         let timer = Box::pin(tokio::time::sleep_until(last_progress + timeout));
-        Silence { timer, last_progress, undelivered_bytes: usize::MAX }
+        Silence { timer, last_progress }
     }
 
     /// Something has moved.
     fn broken(&mut self) {
         self.last_progress = Instant::now();
-        self.undelivered_bytes = usize::MAX;
     }
 }
 

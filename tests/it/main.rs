@@ -41,6 +41,7 @@ mod house;
 mod http1;
 mod http2;
 mod image;
+mod lost_bytes;
 mod memory;
 mod monitoring;
 mod openapi;

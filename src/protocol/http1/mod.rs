@@ -356,6 +356,15 @@ impl Tracker {
         }
     }
 
+    /// Whether the application has answered everything that it was asked, although a request may not
+    /// have been sent to its end.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        matches!(self.mode, Mode::Http)
+            && self.outstanding.count() == 0
+            && !matches!(self.responses.reading, Reading::Body(_))
+    }
+
     /// Whether the upstream connection may serve another client from here on: it is allowed, no
     /// drain is under way, and nobody can tell it from a new one.
     #[must_use]
