@@ -223,7 +223,8 @@ fn http1_options(options: &Options, upstream_reuse: bool) -> http1::Options {
     }
     health_checks.path.clone_from(&options.health_check_path);
     let forwarding = options.forward_client.unwrap_or_default().into();
-    http1::Options { health_checks, forwarding, upstream_reuse }
+    let http2_ping = fastrand::u64(..).to_be_bytes();
+    http1::Options { health_checks, forwarding, upstream_reuse, http2_ping }
 }
 
 /// Whom an application believes must not depend on a flag that does nothing.
