@@ -82,7 +82,7 @@ impl Tracker {
             match auto.detector.look(direction, bytes) {
                 Decision::Undecided => {}
                 Decision::Http1 | Decision::EmptyLines => {
-                    *self = Tracker::Http1(Box::new(auto.http1()))
+                    *self = Tracker::Http1(Box::new(auto.http1()));
                 }
                 Decision::Http2 => *self = Tracker::Http2(Box::new(auto.http2())),
                 Decision::Opaque(Surprise::Tls) => *self = Tracker::Tls(ClientHello::default()),

@@ -35,8 +35,6 @@ pub(super) struct Request {
     pub(super) is_health_check: bool,
     /// It authenticates the connection, not itself.
     pub(super) authenticates_connection: bool,
-    /// It offers HTTP/2 in its Upgrade field.
-    pub(super) offers_http2: bool,
 }
 
 /// What a response's head says.
@@ -98,7 +96,6 @@ pub(super) fn request(bytes: &[u8], health_checks: &HealthChecks) -> Parsed<Requ
         body,
         is_health_check: health_checks.matches(path, fields.user_agent),
         authenticates_connection: fields.authenticates_connection,
-        offers_http2: fields.upgrades_to_http2(),
     };
     Ok(Some((head, length)))
 }

@@ -41,7 +41,7 @@ impl Tracker {
                 };
                 let head = bytes.get(..length).unwrap_or(bytes);
                 let edited = forwarding_head(head, self.client, forwarding);
-                if request.offers_http2 {
+                if request.asked.has(Asked::HTTP2) {
                     return self.decline_http2(&edited, length);
                 }
                 self.begin_request(&request)?;
