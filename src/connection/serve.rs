@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::listener::ListenerSettings;
 use super::observer::Watcher;
 use super::table::{Entry, Registered, Table};
 use crate::drain::{Drain, Guard, Phase};
 use crate::net::{ConnectError, Socket, Upstream, connect};
-use crate::protocol::{Class, Direction, Tracker};
+use crate::protocol::{Class, Direction, Tracker, Unfinished};
 use crate::reactor::Workers;
 use crate::relay::{Acknowledgement, End, Manners, Order, Relay};
 use crate::telemetry::Metrics;
@@ -94,6 +94,8 @@ impl Outcome {
             Outcome::Relayed(End::HalfClosedTimeout) => "half_closed_timeout",
             Outcome::Relayed(End::IdleTimeout) => "idle_timeout",
             Outcome::Relayed(End::SeenOff) => "seen_off",
+            Outcome::Relayed(End::GivenUp(Unfinished::Head)) => "head_timeout",
+            Outcome::Relayed(End::GivenUp(_)) => "request_timeout",
             Outcome::Relayed(End::Reset) | Outcome::ToldToEnd => "reset",
             Outcome::NoUpstream(_) => "no_upstream",
             Outcome::NoSocket(_) => "no_socket",
@@ -222,6 +224,9 @@ impl Serving {
             None => entry.class(),
         };
         self.metrics.connection_ended(class == Class::HealthCheck, entry.age());
+        if let Outcome::Relayed(End::GivenUp(unfinished)) = outcome {
+            self.metrics.client_given_up(unfinished.name());
+        }
         if let Outcome::NoUpstream(error) = outcome {
             self.metrics.upstream_failed(error.reason());
         }
@@ -262,6 +267,9 @@ impl Serving {
             (_, Some(_)) => line!(warn, "connection force-closed by the drain"),
             (Outcome::NoUpstream(_) | Outcome::NoSocket(_), None) => {
                 line!(warn, "connection reset: the application can't be reached");
+            }
+            (Outcome::Relayed(End::GivenUp(_)), None) if !self.drain.is_serving() => {
+                line!(info, "client given up: it did not finish what it had begun");
             }
             _ => line!(debug, "connection ended"),
         }

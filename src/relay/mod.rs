@@ -17,9 +17,11 @@ mod lending;
 mod pair;
 pub mod parking;
 mod pipes;
+mod unfinished;
 
 pub use acknowledgement::Acknowledgement;
 pub use control::{Control, Order};
 pub use farewell::IdleClose;
 pub use lending::Lent;
 pub use pair::{End, IdleTimeouts, Manners, Observer, Relay};
+pub use unfinished::ClientTimeouts;

@@ -15,9 +15,10 @@ use super::control::{Control, Heard, Order};
 use super::farewell::{Advice, Farewell, IdleClose};
 use super::flow::{Failure, Flow, Progress, Turn};
 use super::lending::{Lending, Lent, Next};
+use super::unfinished::{ClientTimeouts, When};
 use crate::net::{Socket, Upstream, options};
 use crate::protocol::http1::DrainOptions;
-use crate::protocol::{Class, Direction, Events, Tracker, Word, websocket};
+use crate::protocol::{Class, Direction, Events, Tracker, Unfinished, Word, websocket};
 
 /// Why a relay stopped.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub enum End {
     IdleTimeout,
     /// A drain saw it off: its last response, its last stream, its Close, or its idleness.
     SeenOff,
+    /// The client did not go on with what it had begun.
+    GivenUp(Unfinished),
     /// It was told to end at once.
     Reset,
 }
@@ -59,6 +62,8 @@ pub struct Manners {
     pub idle_timeouts: IdleTimeouts,
     /// What becomes of a connection between two exchanges in a drain.
     pub idle_close: IdleClose,
+    /// How long a client may take for what it has begun.
+    pub client_timeouts: ClientTimeouts,
     /// What a WebSocket is told when it must leave.
     pub websocket_code: u16,
     /// The reason beside it.
@@ -173,7 +178,11 @@ impl<'a, O: Observer> Relay<'a, O> {
         // A connection that broke meanwhile tells so by itself at the next read.
         let _ = options::set_keep_alive(&self.client.options(), keep_alive);
         match order {
-            Order::Serve => self.tracker.end_drain(),
+            Order::Serve => {
+                self.farewell.undone();
+                self.control.set_unfinished(None);
+                self.tracker.end_drain();
+            }
             _ => {
                 self.has_drained = true;
                 self.tracker.begin_drain(&self.observer.drain_options());
@@ -246,6 +255,10 @@ impl<'a, O: Observer> Relay<'a, O> {
     /// what it is owed. A last answer is in flight until it has arrived; the process must not
     /// leave before.
     fn standing(&mut self, cx: &mut Context<'_>) -> Class {
+        if self.farewell.given_up().is_some() {
+            // Whatever ends with its FIN, the drain hears of it when the connection has ended.
+            return self.class;
+        }
         let class = self.tracker.class();
         let is_done = matches!(class, Class::Idle | Class::Http2 { open_streams: 0 });
         if !is_done || !self.owes_client(cx) {
@@ -279,12 +292,22 @@ impl<'a, O: Observer> Relay<'a, O> {
         true
     }
 
-    /// Sees the connection off while a drain is under way. `true` when it is to end now.
+    /// Sees the connection off while a drain is under way, or when the client is given up. `true` when
+    /// it is to end now.
     fn see_off(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.obeyed < Order::Drain || self.tracker.is_blind() {
+        let when = if self.obeyed < Order::Drain { When::Serving } else { When::Draining };
+        let mut advice = Advice::Nothing;
+        if !self.manners.client_timeouts.are_off(when) {
+            advice = self.see_unfinished(cx, when);
+        }
+        let is_given_up = self.farewell.given_up().is_some();
+        if !is_given_up && (when == When::Serving || self.tracker.is_blind()) {
             return false;
         }
-        match self.farewell.poll(cx, &mut self.tracker, self.manners.idle_close) {
+        if advice == Advice::Nothing {
+            advice = self.farewell.poll(cx, &mut self.tracker, self.manners.idle_close);
+        }
+        match advice {
             Advice::Nothing => false,
             Advice::Close => {
                 self.to_client.close();
@@ -299,6 +322,22 @@ impl<'a, O: Observer> Relay<'a, O> {
             // A slow reader keeps what it is owed until the deadline.
             Advice::End => !self.to_client.is_pending(),
         }
+    }
+
+    /// Bounds the wait for what the client has begun and does not finish.
+    fn see_unfinished(&mut self, cx: &mut Context<'_>, when: When) -> Advice {
+        let before = self.farewell.unfinished();
+        // What the application has not taken, it may be that which keeps the client from going on.
+        let unfinished =
+            if self.to_upstream.is_pending() { None } else { self.tracker.unfinished() };
+        let timeouts = (&self.manners.client_timeouts, when);
+        let bytes = self.control.bytes(Direction::FromClient);
+        let advice = self.farewell.poll_unfinished(cx, unfinished, timeouts, bytes);
+        let now = self.farewell.unfinished();
+        if now != before {
+            self.control.set_unfinished(now);
+        }
+        advice
     }
 
     /// Moves bytes both ways. `Ok(true)` when anything was moved.
@@ -427,10 +466,10 @@ impl<O: Observer> Future for Relay<'_, O> {
         if relay.to_upstream.has_ended()
             && (relay.to_client.has_ended() || relay.upstream.is_none())
         {
-            return Poll::Ready(End::Finished);
+            return Poll::Ready(relay.farewell.given_up().map_or(End::Finished, End::GivenUp));
         }
         if relay.see_off(cx) {
-            return Poll::Ready(End::SeenOff);
+            return Poll::Ready(relay.farewell.given_up().map_or(End::SeenOff, End::GivenUp));
         }
         relay.poll_timeout(cx, progressed)
     }
