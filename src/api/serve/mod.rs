@@ -5,6 +5,7 @@
 //! made with the helpers of [`respond`].
 
 mod connection;
+pub mod origin;
 mod patience;
 pub mod respond;
 mod router;
