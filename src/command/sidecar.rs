@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::exit::{Exit, Failure};
 use super::settings::{Settings, connections_within};
+use super::standing::Standing;
 use crate::admin::{self, History, View};
 use crate::api::report::{Answer, BalancerState, Directive};
 use crate::api::serve::{self, Running, Server};
@@ -237,6 +238,12 @@ async fn heed(drain: Drain, mut answers: mpsc::Receiver<Answer>) {
 }
 
 impl Proxy {
+    /// What SIGUSR1 says in the log.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        Standing { drain: self.drain.clone(), table: self.serving.table.clone() }
+    }
+
     /// Serves until a drain is over that the process is to exit after, and says goodbye.
     #[expect(clippy::wrong_self_convention, reason = "that is where it goes; it converts nothing")]
     pub async fn to_the_end(&mut self) -> Exit {
