@@ -1,4 +1,4 @@
-//! Socket options and limits of the process; the one file with unsafe code.
+//! Socket options, limits and signals of the process; the one file with unsafe code.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -128,4 +128,16 @@ fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
         )
     };
     if result == 0 { Ok(info) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes this process one that may set the terminal's foreground group from the background. What it starts
+/// later inherits that.
+///
+/// # Source
+/// tcsetpgrp(3): SIGTTOU is sent to a background process that calls it, unless it ignores or blocks that signal.
+#[expect(unsafe_code, reason = "neither std nor rustix sets a signal's disposition")]
+pub fn ignore_terminal_stop() {
+    // SAFETY: no handler runs, so nothing can be called in a signal's context; the call has no other
+    // precondition, and its only failure is an unknown signal number.
+    let _before = unsafe { libc::signal(libc::SIGTTOU, libc::SIG_IGN) };
 }

@@ -51,6 +51,7 @@ mod relay;
 mod reuse;
 mod rolling;
 mod run;
+mod run_application;
 mod settings;
 mod targets;
 mod transparency;
