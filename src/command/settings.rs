@@ -1,7 +1,7 @@
 //! From what was typed to what is needed: defaults, and every contradiction found.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -88,7 +88,7 @@ impl Settings {
         forwarding(&options, &listeners, &mut problems);
         health_checks(&options, &listeners, &mut problems);
         let schedule = schedule(&options, &mut problems);
-        let admin = options.admin.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 17701)));
+        let admin = options.admin.unwrap_or(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 17701)));
         let control = options.control.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 17702)));
         endpoints(admin, control, &listeners, &mut problems);
         let reporting = reporting(&options, &mut problems);
@@ -396,7 +396,10 @@ fn endpoints(
     taken.extend(listeners.iter().map(|(addr, ..)| ("listen", *addr)));
     for (index, (name, addr)) in taken.iter().enumerate().take(2) {
         for (other_name, other) in taken.iter().skip(index + 1) {
-            if overlap(*addr, *other) {
+            // An endpoint on `::` takes IPv4 too.
+            let is_dual = |one: SocketAddr| one.is_ipv6() && one.ip().is_unspecified();
+            let is_same_port = addr.port() != 0 && addr.port() == other.port();
+            if overlap(*addr, *other) || is_same_port && (is_dual(*addr) || is_dual(*other)) {
                 problems.push(format!(
                     "{name} {addr} and {other_name} {other} overlap: give them different ports"
                 ));

@@ -30,6 +30,7 @@ mod controller_page;
 mod demo;
 mod deploy;
 mod drain;
+mod endpoint_crowds;
 mod endpoints;
 mod faults;
 mod field;
