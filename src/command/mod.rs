@@ -78,6 +78,7 @@ impl Command {
 /// # Errors
 /// Whatever the command failed with; the caller prints it once.
 pub fn main(line: impl IntoIterator<Item = OsString>) -> Result<Exit, Failure> {
+    crate::net::options::give_memory_back();
     let parsed = unset::without_empty_variables(Cli::command())
         .try_get_matches_from(line)
         .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));

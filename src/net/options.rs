@@ -141,3 +141,24 @@ pub fn ignore_terminal_stop() {
     // precondition, and its only failure is an unknown signal number.
     let _before = unsafe { libc::signal(libc::SIGTTOU, libc::SIG_IGN) };
 }
+
+/// Allocations from here on are mapped one by one, so that each goes back to the kernel when it is freed.
+///
+/// Above every buffer of the hot path and every head of the usual size; below the 64 KiB that a head may grow to,
+/// of which an attacker can have us hold thousands.
+const MAPPED_BYTES: std::ffi::c_int = 32 * 1024;
+
+/// Has the allocator give large pieces back to the kernel at once, and never adapt to a few that came early.
+///
+/// To be called before there are threads. Without it the largest piece that was ever freed decides from which
+/// size on pieces are mapped, and what lies below them in the heap is kept.
+///
+/// # Source
+/// mallopt(3), `M_MMAP_THRESHOLD`: the C library's own rule is dynamic.
+#[expect(unsafe_code, reason = "no crate has a safe wrapper of mallopt")]
+pub fn give_memory_back() {
+    // SAFETY: the call sets a number of the allocator under its lock. It fails only for a value that is out of
+    // range, which then leaves the allocator as it was.
+    #[cfg(target_env = "gnu")]
+    let _refused = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES) };
+}

@@ -42,6 +42,7 @@ mod http1;
 mod http2;
 mod image;
 mod memory;
+mod memory_back;
 mod monitoring;
 mod openapi;
 mod own_port;
