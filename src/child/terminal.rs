@@ -38,24 +38,20 @@ impl Terminal {
             // SIGSTOP, or no terminal of ours: whoever did it undoes it.
             return;
         };
-        if is_suspended || !self.is_foreground(ours) {
+        if is_suspended || !is_foreground(ours) {
             self.take_back();
             // Our shell takes the terminal, and gives it back with SIGCONT. Where there is no shell to do so,
             // the kernel ignores this signal, and so does process one.
             let signal = if is_suspended { Signal::TSTP } else { Signal::TTIN };
             let _ = kill_process(getpid(), signal);
         }
-        if self.is_foreground(ours) {
+        if is_foreground(ours) {
             self.lend(application);
         } else if wants {
             warn!("the application waits for the terminal, which is somebody else's");
             return;
         }
         let _ = kill_process_group(application, Signal::CONT);
-    }
-
-    fn is_foreground(&self, ours: Pid) -> bool {
-        tcgetpgrp(io::stdin()).is_ok_and(|group| group == ours)
     }
 
     fn lend(&mut self, application: Pid) {
@@ -77,6 +73,11 @@ impl Terminal {
             debug!(error = &error as &dyn std::error::Error, "the terminal can't be taken back");
         }
     }
+}
+
+/// Whether a process group is the one that may use the terminal.
+fn is_foreground(group: Pid) -> bool {
+    tcgetpgrp(io::stdin()).is_ok_and(|foreground| foreground == group)
 }
 
 impl Drop for Terminal {

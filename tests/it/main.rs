@@ -32,6 +32,7 @@ mod deploy;
 mod drain;
 mod endpoint_crowds;
 mod endpoints;
+mod families;
 mod faults;
 mod field;
 mod fleet;
