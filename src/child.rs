@@ -1,14 +1,23 @@
-//! The application as our child: started, told of signals, reaped.
+//! The application as our child: started, told of signals, lent the terminal, reaped.
+
+mod terminal;
 
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::str::FromStr;
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process};
+use rustix::process::{
+    Pid, Signal, WaitOptions, getpid, kill_process, kill_process_group, set_child_subreaper,
+    test_kill_process_group,
+};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
+use tokio::time::timeout;
 use tracing::debug;
+
+use terminal::Terminal;
 
 /// A signal by its name, with or without `SIG`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,17 +56,25 @@ pub struct SpawnError {
     source: io::Error,
 }
 
-/// The application.
+/// Between looks whether the last process of the group has ended. Nobody tells the death of one whose parent
+/// has left the group.
+const GROUP_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The application: a process, and the group of those that it starts.
 #[derive(Debug)]
 pub struct Child {
     pid: Pid,
     ended: SignalStream,
     status: Option<u8>,
+    is_group_gone: bool,
+    terminal: Terminal,
 }
 
 impl Child {
     /// Starts the application in a process group of its own: a Ctrl-C at the terminal is for us,
     /// who drain first.
+    ///
+    /// What it leaves behind when it ends becomes our child, so that its end is noticed.
     ///
     /// # Errors
     /// When it can't be started.
@@ -69,10 +86,13 @@ impl Child {
         let fail = |source| SpawnError { command: program.to_string_lossy().into_owned(), source };
         // Before the child, so that even one that dies at once is heard.
         let ended = signal(SignalKind::child()).map_err(fail)?;
+        // Refused or not, the group is looked at by itself too.
+        let _ = set_child_subreaper(Some(getpid()));
         let child = Command::new(&program).args(args).process_group(0).spawn().map_err(fail)?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| fail(io::Error::other("the kernel gave no process id")))?;
-        Ok(Child { pid, ended, status: None })
+        let terminal = Terminal::of_this_process();
+        Ok(Child { pid, ended, status: None, is_group_gone: false, terminal })
     }
 
     /// Its process id.
@@ -97,18 +117,48 @@ impl Child {
         }
     }
 
+    /// Waits for its end and for that of every process that it has left in its group.
+    ///
+    /// # Cancel safety
+    /// As [`Child::wait`].
+    pub async fn wait_for_group(&mut self) -> u8 {
+        let status = self.wait().await;
+        loop {
+            self.reap();
+            if self.is_group_gone {
+                return status;
+            }
+            let _ = timeout(GROUP_INTERVAL, self.ended.recv()).await;
+        }
+    }
+
     /// Sends it a signal; one that has ended gets none.
     pub fn signal(&self, signal: Signal) {
-        if self.status.is_none()
-            && let Err(error) = kill_process(self.pid, signal)
-        {
-            debug!(error = &error as &dyn std::error::Error, "the application takes no signal");
+        if self.status.is_none() {
+            note(kill_process(self.pid, signal));
+        }
+    }
+
+    /// Sends a signal to every process of its group: what a shell has started for it among them.
+    pub fn signal_group(&self, signal: Signal) {
+        // While somebody is in the group, its number is nobody else's.
+        if !self.is_group_gone {
+            note(kill_process_group(self.pid, signal));
+            // One that the terminal has stopped hears nothing else before.
+            if signal != Signal::KILL {
+                note(kill_process_group(self.pid, Signal::CONT));
+            }
         }
     }
 
     fn reap(&mut self) {
-        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-            if pid == self.pid {
+        let options = WaitOptions::NOHANG | WaitOptions::UNTRACED;
+        while let Ok(Some((pid, status))) = rustix::process::wait(options) {
+            if status.stopped() {
+                if pid == self.pid {
+                    self.terminal.application_stopped(self.pid, status.stopping_signal());
+                }
+            } else if pid == self.pid {
                 let code = status
                     .exit_status()
                     .or_else(|| status.terminating_signal().map(|signal| 128 + signal));
@@ -117,6 +167,16 @@ impl Child {
                 debug!(pid = pid.as_raw_nonzero().get(), "orphan reaped");
             }
         }
+        // At once: the number of a group that nobody is in may soon be somebody else's.
+        if self.status.is_some() && test_kill_process_group(self.pid).is_err() {
+            self.is_group_gone = true;
+        }
+    }
+}
+
+fn note(sent: rustix::io::Result<()>) {
+    if let Err(error) = sent {
+        debug!(error = &error as &dyn std::error::Error, "the application takes no signal");
     }
 }
 

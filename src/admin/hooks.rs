@@ -1,16 +1,31 @@
 //! `/hooks/wait`: an application's preStop hook blocks here until the drain is over.
 
+use std::sync::Arc;
+
 use hyper::StatusCode;
+use tokio::sync::Semaphore;
 
 use super::view::View;
 use crate::api::serve::{Response, Router, respond};
 use crate::drain::{Drain, Phase};
 
+/// Those who wait at once, on each of the two addresses: half of a server's connections, so that they leave the
+/// other half to those who are answered at once. A pod has a handful of hooks.
+const MAX_WAITS: usize = 256;
+
 pub(super) fn routes(router: Router, view: &View) -> Router {
     let view = view.clone();
+    let places = Arc::new(Semaphore::new(MAX_WAITS));
     router.get("/hooks/wait", move |_| {
         let view = view.clone();
-        async move { wait(&view).await }
+        let place = Arc::clone(&places).try_acquire_owned();
+        async move {
+            let Ok(_place) = place else {
+                let text = format!("{MAX_WAITS} wait already; ask /status from time to time\n");
+                return respond::text(StatusCode::SERVICE_UNAVAILABLE, text);
+            };
+            wait(&view).await
+        }
     })
 }
 

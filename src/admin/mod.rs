@@ -11,7 +11,7 @@ use std::time::Duration;
 pub use history::History;
 pub use view::View;
 
-use crate::api::serve::Router;
+use crate::api::serve::{Router, origin};
 
 /// What `/readyz` says once a drain has begun.
 ///
@@ -46,10 +46,11 @@ pub fn admin_routes(view: &View) -> Router {
     hooks::routes(router, view)
 }
 
-/// What is served on loopback only.
+/// What is served on loopback only. Loopback keeps strangers out, but no browser on the same host: what one may
+/// send for a page from elsewhere is refused.
 #[must_use]
 pub fn control_routes(view: &View) -> Router {
-    let router = Router::new();
+    let router = Router::new().gated(origin::refuse_foreign);
     let router = pages::status_route(router, view);
     let router = hooks::routes(router, view);
     control::routes(router, view)

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod connections;
+pub mod files;
 mod number;
 pub mod report;
 pub mod serve;

@@ -18,7 +18,7 @@ use crate::api::client::{Client, ClientIdentity};
 use crate::controller::balancer::{self, Balancer, Log};
 use crate::controller::kubernetes::Access;
 use crate::controller::{Controller, Settings, Share};
-use crate::signal::Signals;
+use crate::signal::{Chores, Signals};
 use crate::telemetry::Fleet;
 
 /// How long requests under way may take to end when the controller stops.
@@ -244,7 +244,7 @@ impl Options {
         };
         let client = |url| {
             Client::with_identity(url, self.peer_ca.as_deref(), identity.as_ref())
-                .map_err(|error| format!("--peer {url}: {error}"))
+                .map_err(|error| format!("--peer {url}: {}", error.naming("--peer-ca")))
         };
         self.peer.iter().map(client).collect()
     }
@@ -321,10 +321,21 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     let mut signals = Signals::new().map_err(Failure::unavailable)?;
+    let mut chores = Chores::new().map_err(Failure::unavailable)?;
     let fleet = Fleet::install().map_err(Failure::bug)?;
     let controller =
         Controller::bind(settings, Some(fleet), |_, _| {}).map_err(Failure::unavailable)?.start();
-    let signal = signals.next().await;
+    let chores = async {
+        loop {
+            let signal = chores.next().await;
+            // Tokens and certificates are looked at again by themselves, and what is known is at /v1/targets.
+            info!(?signal, "nothing to do: files are read again as they change");
+        }
+    };
+    let signal = tokio::select! {
+        signal = signals.next() => signal,
+        () = chores => return Ok(Exit::Done),
+    };
     info!(?signal, "stopping");
     controller.stop(STOP_PERIOD).await;
     Ok(Exit::Done)

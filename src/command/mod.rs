@@ -11,17 +11,21 @@ mod duration;
 mod exit;
 mod file;
 mod generate;
+mod legacy;
 mod options;
+mod port;
 mod proxy;
 mod run;
 mod settings;
 mod sidecar;
+mod standing;
 mod status;
 mod targets;
+mod unset;
 
 use std::ffi::OsString;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use check::check;
 pub use exit::{Exit, Failure};
@@ -74,7 +78,11 @@ impl Command {
 /// # Errors
 /// Whatever the command failed with; the caller prints it once.
 pub fn main(line: impl IntoIterator<Item = OsString>) -> Result<Exit, Failure> {
-    let cli = match Cli::try_parse_from(line) {
+    crate::net::options::give_memory_back();
+    let parsed = unset::without_empty_variables(Cli::command())
+        .try_get_matches_from(line)
+        .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             // To standard output for --help, to standard error for a mistake; nobody to tell if not.

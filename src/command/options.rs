@@ -309,7 +309,8 @@ pub struct Options {
     #[arg(long, value_name = "PATH", env = "EBBTIDE_HEALTH_CHECK_PATH", help_heading = "HTTP")]
     pub health_check_path: Option<String>,
 
-    /// Address of probes, metrics, hooks and the page: GET only [default: 0.0.0.0:17701]
+    /// Address of probes, metrics, hooks and the page: GET only. On :: it takes IPv4 too
+    /// [default: [::]:17701]
     #[arg(long, value_name = "ADDR", env = "EBBTIDE_ADMIN", help_heading = "Endpoints")]
     pub admin: Option<SocketAddr>,
 

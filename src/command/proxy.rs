@@ -10,7 +10,7 @@ use super::options::Options;
 use super::settings::Settings;
 use super::sidecar::Sidecar;
 use crate::drain::{Drain, Trigger};
-use crate::signal::{Request, Signals};
+use crate::signal::{Chores, Request, Signals};
 
 /// Stands before the application's port, and drains it on SIGTERM
 ///
@@ -68,8 +68,10 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     let mut signals = Signals::new().map_err(Failure::unavailable)?;
+    let chores = Chores::new().map_err(Failure::unavailable)?;
     let mut proxy = Sidecar::bind(settings)?.serve(std::future::ready(())).await?;
     let drain = proxy.drain.clone();
+    tokio::spawn(proxy.standing().attend(chores));
     tokio::select! {
         exit = proxy.to_the_end() => return Ok(exit),
         () = interrupted(&mut signals, &drain) => {}

@@ -4,27 +4,25 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::duration::Span;
 use super::exit::{Exit, Failure};
-use super::proxy;
 use super::sidecar::Sidecar;
+use super::{port, proxy};
 use crate::child::{Child, Forwarded, StopSignal};
-use crate::net::Upstream;
+use crate::net::options;
 use crate::signal::Signals;
 
-/// Between looks at the application's port.
-const PORT_INTERVAL: Duration = Duration::from_millis(50);
-/// How often somebody who waits is told what for.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long those who are killed may take to be gone: only a process that the kernel itself holds up takes longer.
+const KILL_PERIOD: Duration = Duration::from_secs(2);
 
 /// Start an application and stand before its port: one container, a VM or a laptop needs no more
 ///
 /// Connections are accepted when the application's port is open. On SIGTERM the proxy drains first,
-/// and only then sends the application its stop signal. Exits with the application's status.
+/// and only then sends the application, and all that it has started in its process group, its stop signal. Exits
+/// with the application's status. One that ends by itself has what it sent delivered first.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -34,7 +32,8 @@ pub struct Args {
     #[arg(long, value_name = "SIGNAL", env = "EBBTIDE_STOP_SIGNAL", default_value = "TERM")]
     stop_signal: StopSignal,
 
-    /// How long it may take to stop before it is killed
+    /// How long it may take to stop before it is killed; and how long a client may take nothing of what an
+    /// application that has ended left for it
     #[arg(long, value_name = "DURATION", env = "EBBTIDE_STOP_TIMEOUT", default_value = "10s")]
     stop_timeout: Span,
 
@@ -70,17 +69,22 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     let sidecar = Sidecar::bind(settings)?;
     let drain = sidecar.drain().clone();
     let child = Child::spawn(&args.command).map_err(Failure::unavailable)?;
+    // Only now, because the application would inherit it.
+    options::ignore_terminal_stop();
     info!(pid = child.id(), "application started");
     let mut application = Application { child, forwarded };
     let ports = async {
         for upstream in &upstreams {
-            until_open(upstream).await;
+            port::until_open(upstream).await;
         }
     };
     // Until the application listens there is nothing to drain: a signal goes straight to it.
     let proxy = tokio::select! {
         proxy = sidecar.serve(ports) => proxy,
-        status = application.wait() => return Ok(Exit::Child(status)),
+        status = application.wait() => {
+            application.stop(&args).await;
+            return Ok(Exit::Child(status));
+        }
         () = proxy::interrupted_once(&mut signals) => {
             return Ok(Exit::Child(application.stop(&args).await));
         }
@@ -107,8 +111,16 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
             () = proxy::until_interrupt(&mut signals) => None,
         },
         Some(status) => {
-            warn!(status, "the application has ended: its connections are reset");
-            proxy.end_with_the_application().await;
+            warn!(status, "the application has ended: what it has sent is still delivered");
+            let mut is_given_up = false;
+            tokio::select! {
+                () = proxy.end_with_the_application(args.stop_timeout.0) => {}
+                () = proxy::until_interrupt(&mut signals) => is_given_up = true,
+            }
+            if is_given_up {
+                proxy.abandon().await;
+            }
+            application.stop(&args).await;
             Some(status)
         }
     };
@@ -118,26 +130,6 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     };
     info!(status, "application ended");
     Ok(Exit::Child(status))
-}
-
-/// Resolves when the application takes connections.
-async fn until_open(upstream: &Upstream) {
-    let mut patience = Instant::now() + PATIENCE;
-    while !timeout(PATIENCE, is_open(upstream)).await.unwrap_or(false) {
-        if Instant::now() >= patience {
-            info!(%upstream, "waiting for the application to listen");
-            patience += PATIENCE;
-        }
-        sleep(PORT_INTERVAL).await;
-    }
-}
-
-async fn is_open(upstream: &Upstream) -> bool {
-    match upstream {
-        Upstream::Address(addr) => TcpStream::connect(addr).await.is_ok(),
-        Upstream::Name(name, port) => TcpStream::connect((name.as_str(), *port)).await.is_ok(),
-        Upstream::Unix(path) => UnixStream::connect(path).await.is_ok(),
-    }
 }
 
 /// The child, and the signals that are passed on to it.
@@ -157,19 +149,33 @@ impl Application {
         }
     }
 
-    /// Sends the stop signal, and kills what does not stop in time.
+    /// Waits for the end of every process of its group, and passes signals on meanwhile.
+    async fn wait_for_group(&mut self) -> u8 {
+        loop {
+            tokio::select! {
+                status = self.child.wait_for_group() => return status,
+                signal = self.forwarded.next() => self.child.signal(signal),
+            }
+        }
+    }
+
+    /// Sends the stop signal to the group, and kills what of it does not stop in time.
     async fn stop(&mut self, args: &Args) -> u8 {
-        self.child.signal(args.stop_signal.0);
-        if let Ok(status) = timeout(args.stop_timeout.0, self.wait()).await {
+        self.child.signal_group(args.stop_signal.0);
+        if let Ok(status) = timeout(args.stop_timeout.0, self.wait_for_group()).await {
             return status;
         }
         warn!("the application did not stop within --stop-timeout: killing it");
         self.kill().await
     }
 
-    /// Ends it at once.
+    /// Ends the group at once.
     async fn kill(&mut self) -> u8 {
-        self.child.signal(Signal::KILL);
-        self.wait().await
+        self.child.signal_group(Signal::KILL);
+        let status = self.wait().await;
+        if timeout(KILL_PERIOD, self.wait_for_group()).await.is_err() {
+            warn!("a process of the application can't be killed");
+        }
+        status
     }
 }

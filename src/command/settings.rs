@@ -1,7 +1,7 @@
 //! From what was typed to what is needed: defaults, and every contradiction found.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -90,8 +90,9 @@ impl Settings {
         let mut problems = Vec::new();
         let listeners = listeners(&options, &mut problems);
         forwarding(&options, &listeners, &mut problems);
+        health_checks(&options, &listeners, &mut problems);
         let schedule = schedule(&options, &mut problems);
-        let admin = options.admin.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 17701)));
+        let admin = options.admin.unwrap_or(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 17701)));
         let control = options.control.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 17702)));
         endpoints(admin, control, &listeners, &mut problems);
         let reporting = reporting(&options, &mut problems);
@@ -231,6 +232,31 @@ fn http1_options(options: &Options, upstream_reuse: bool) -> http1::Options {
     http1::Options { health_checks, forwarding, upstream_reuse, http2_ping }
 }
 
+/// What matches every request or every client would let a drain cut whatever is in flight.
+fn health_checks(
+    options: &Options,
+    listeners: &[(SocketAddr, ListenOptions, ListenerSettings)],
+    problems: &mut Vec<String>,
+) {
+    if options.health_check_agent.iter().any(|agent| agent.trim().is_empty()) {
+        problems.push(
+            "--health-check-agent: an empty prefix matches every request, and a drain would cut them all; write \
+             for example kube-probe/, or leave the option out"
+                .to_owned(),
+        );
+    }
+    if options.health_check_path.as_deref().is_some_and(|path| !path.starts_with('/')) {
+        problems.push("--health-check-path must begin with /, for example /healthz".to_owned());
+    }
+    let networks = listeners.iter().flat_map(|(.., listener)| &listener.health_check_from);
+    if let Some(all) = networks.into_iter().find(|network| network.prefix_len() == 0) {
+        problems.push(format!(
+            "--health-check-from {all} is every client, and a drain would cut them all; write the network that \
+             the health checks come from"
+        ));
+    }
+}
+
 /// Whom an application believes must not depend on a flag that does nothing.
 fn forwarding(
     options: &Options,
@@ -366,17 +392,46 @@ fn endpoints(
             control.port()
         ));
     }
+    for (listen, _, listener) in listeners {
+        for (name, own) in [("--admin", admin), ("--control", control)] {
+            if leads_to(&listener.upstream, own) {
+                problems.push(format!(
+                    "the upstream of listener {listen} is our own {name} {own}, where no application is: give \
+                     --upstream the application's port"
+                ));
+            }
+        }
+    }
     let mut taken = vec![("--admin", admin), ("--control", control)];
     taken.extend(listeners.iter().map(|(addr, ..)| ("listen", *addr)));
     for (index, (name, addr)) in taken.iter().enumerate().take(2) {
         for (other_name, other) in taken.iter().skip(index + 1) {
-            if overlap(*addr, *other) {
+            // An endpoint on `::` takes IPv4 too.
+            let is_dual = |one: SocketAddr| one.is_ipv6() && one.ip().is_unspecified();
+            let is_same_port = addr.port() != 0 && addr.port() == other.port();
+            if overlap(*addr, *other) || is_same_port && (is_dual(*addr) || is_dual(*other)) {
                 problems.push(format!(
                     "{name} {addr} and {other_name} {other} overlap: give them different ports"
                 ));
             }
         }
     }
+}
+
+/// Whether a connection to the upstream would reach an address of our own.
+fn leads_to(upstream: &Upstream, own: SocketAddr) -> bool {
+    let (port, ip) = match upstream {
+        Upstream::Address(addr) => (addr.port(), Some(addr.ip().to_canonical())),
+        Upstream::Name(name, port) if name.eq_ignore_ascii_case("localhost") => (*port, None),
+        Upstream::Name(..) | Upstream::Unix(_) => return false,
+    };
+    // A name for loopback, and an address that means it, reach whatever loopback address we have.
+    let is_loopback = ip.is_none_or(|ip| ip.is_loopback() || ip.is_unspecified());
+    let own_ip = own.ip().to_canonical();
+    port == own.port()
+        && (ip == Some(own_ip)
+            || is_loopback && own_ip.is_unspecified()
+            || own_ip.is_loopback() && ip.is_none_or(|ip| ip.is_unspecified()))
 }
 
 fn reporting(options: &Options, problems: &mut Vec<String>) -> Option<report::Wish> {

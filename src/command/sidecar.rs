@@ -10,7 +10,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tracing::{info, warn};
 
 use super::exit::{Exit, Failure};
+use super::legacy::Legacy;
 use super::settings::{Settings, connections_within};
+use super::standing::Standing;
 use crate::admin::{self, History, View};
 use crate::api::report::{Answer, BalancerState, Directive};
 use crate::api::serve::{self, Running, Server};
@@ -237,6 +239,12 @@ async fn heed(drain: Drain, mut answers: mpsc::Receiver<Answer>) {
 }
 
 impl Proxy {
+    /// What SIGUSR1 says in the log.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        Standing { drain: self.drain.clone(), table: self.serving.table.clone() }
+    }
+
     /// Serves until a drain is over that the process is to exit after, and says goodbye.
     #[expect(clippy::wrong_self_convention, reason = "that is where it goes; it converts nothing")]
     pub async fn to_the_end(&mut self) -> Exit {
@@ -276,15 +284,16 @@ impl Proxy {
         self.drain.blocking() == 0 || past_deadline
     }
 
-    /// Ends because the application is gone: what is open is reset, and nothing is waited for.
-    pub async fn end_with_the_application(&mut self) {
+    /// Ends because the application is gone: what it has sent is delivered, and nothing else is waited for.
+    ///
+    /// A client that takes nothing for `patience` loses what is left.
+    pub async fn end_with_the_application(&mut self, patience: Duration) {
         self.drain.trigger(Trigger::Signal);
-        for entry in self.serving.table.list() {
-            self.serving.table.force(&entry, Order::Reset);
-        }
+        // The controller learns at once that nobody serves here, and no listener takes anybody in.
+        self.drain.end();
+        Legacy::of(&self.serving.table).deliver(&self.drain, patience).await;
         self.serving.workers.turn().await;
         self.emptied().await;
-        self.drain.end();
         self.farewell().await;
     }
 

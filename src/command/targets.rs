@@ -12,8 +12,12 @@ use serde::de::DeserializeOwned;
 use super::duration::Span;
 use super::{Exit, Failure};
 use crate::api::client::{Bearer, Call, Client};
+use crate::api::files;
 use crate::api::report::{BalancerState, Directive};
 use crate::controller::TargetView;
+
+/// As much as a proxy reads of its own: a service account's token is about one kilobyte.
+const MAX_TOKEN_BYTES: u64 = 64 * 1024;
 
 /// Between two looks with --watch: a large fleet's list is megabytes.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
@@ -100,13 +104,15 @@ struct Remote {
 
 impl Access {
     fn remote(&self) -> Result<Remote, Failure> {
-        let client = Client::new(&self.controller, self.controller_ca.as_deref())
-            .map_err(|error| Failure::usage(error).context("--controller"))?;
+        let client =
+            Client::new(&self.controller, self.controller_ca.as_deref()).map_err(|error| {
+                Failure::usage(error.naming("--controller-ca")).context("--controller")
+            })?;
         let bearer = match &self.controller_token_file {
             None => None,
             Some(path) => {
                 let context = || format!("--controller-token-file {}", path.display());
-                let token = std::fs::read_to_string(path)
+                let token = files::read_text(path, MAX_TOKEN_BYTES)
                     .map_err(|error| Failure::usage(error).context(context()))?;
                 let bearer = Bearer::new(token.trim())
                     .ok_or_else(|| Failure::usage("holds no token").context(context()))?;

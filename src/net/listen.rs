@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::options;
@@ -69,11 +70,26 @@ impl Bound {
         Ok(socket)
     }
 
-    /// Binds an address. Port 0 takes a free one, which [`Bound::local_addr`] tells.
+    /// Binds an address. Port 0 takes a free one, which [`Bound::local_addr`] tells. `[::]` is every address of
+    /// both families, and in a kernel without IPv6 every one of IPv4.
     ///
     /// # Errors
     /// When the address is taken, not this host's, or not allowed; the message says what to do.
     pub fn new(addr: SocketAddr, options: ListenOptions) -> Result<Self, BindError> {
+        match Self::bind(addr, options) {
+            Err(BindError { source, .. })
+                if addr.is_ipv6()
+                    && addr.ip().is_unspecified()
+                    && !options.only_v6
+                    && source.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error()) =>
+            {
+                Self::bind(SocketAddr::from(([0, 0, 0, 0], addr.port())), options)
+            }
+            bound => bound,
+        }
+    }
+
+    fn bind(addr: SocketAddr, options: ListenOptions) -> Result<Self, BindError> {
         let fail = |source| BindError { addr, source };
         let socket = Self::open(addr, options).map_err(fail)?;
         socket.bind(&addr.into()).map_err(fail)?;

@@ -1,4 +1,4 @@
-//! Socket options and limits of the process; the one file with unsafe code.
+//! Socket options, limits and signals of the process; the one file with unsafe code.
 
 use std::io;
 use std::net::SocketAddr;
@@ -211,4 +211,37 @@ fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
         )
     };
     if result == 0 { Ok(info) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes this process one that may set the terminal's foreground group from the background. What it starts
+/// later inherits that.
+///
+/// # Source
+/// tcsetpgrp(3): SIGTTOU is sent to a background process that calls it, unless it ignores or blocks that signal.
+#[expect(unsafe_code, reason = "neither std nor rustix sets a signal's disposition")]
+pub fn ignore_terminal_stop() {
+    // SAFETY: no handler runs, so nothing can be called in a signal's context; the call has no other
+    // precondition, and its only failure is an unknown signal number.
+    let _before = unsafe { libc::signal(libc::SIGTTOU, libc::SIG_IGN) };
+}
+
+/// Allocations from here on are mapped one by one, so that each goes back to the kernel when it is freed.
+///
+/// Above every buffer of the hot path and every head of the usual size; below the 64 KiB that a head may grow to,
+/// of which an attacker can have us hold thousands.
+const MAPPED_BYTES: std::ffi::c_int = 32 * 1024;
+
+/// Has the allocator give large pieces back to the kernel at once, and never adapt to a few that came early.
+///
+/// To be called before there are threads. Without it the largest piece that was ever freed decides from which
+/// size on pieces are mapped, and what lies below them in the heap is kept.
+///
+/// # Source
+/// mallopt(3), `M_MMAP_THRESHOLD`: the C library's own rule is dynamic.
+#[expect(unsafe_code, reason = "no crate has a safe wrapper of mallopt")]
+pub fn give_memory_back() {
+    // SAFETY: the call sets a number of the allocator under its lock. It fails only for a value that is out of
+    // range, which then leaves the allocator as it was.
+    #[cfg(target_env = "gnu")]
+    let _refused = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES) };
 }

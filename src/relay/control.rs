@@ -1,7 +1,7 @@
 //! What the rest of the process sees of a relay, and how it is told to leave.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use atomic_waker::AtomicWaker;
@@ -62,6 +62,8 @@ pub struct Control {
     is_health_check: bool,
     /// What the client has begun and is waited for to finish, if that is bounded.
     unfinished: AtomicU8,
+    /// Whether the upstream's last byte and a FIN behind it were given to the client's kernel.
+    has_delivered: AtomicBool,
     /// The order, and above it how many there were: a relay sees that it was woken even when an
     /// order was taken back meanwhile.
     order: AtomicU32,
@@ -80,6 +82,7 @@ impl Control {
             forced: AtomicU64::new(0),
             is_health_check: class == Class::HealthCheck,
             unfinished: AtomicU8::new(0),
+            has_delivered: AtomicBool::new(false),
             order: AtomicU32::new(Order::Serve as u32),
             waker: AtomicWaker::new(),
             from_client: AtomicU64::new(0),
@@ -212,6 +215,17 @@ impl Control {
     #[must_use]
     pub fn bytes(&self, direction: Direction) -> u64 {
         self.counter(direction).load(Ordering::Relaxed)
+    }
+
+    /// Whether the client's kernel has all that the upstream had to say, and the end of it.
+    #[must_use]
+    pub fn has_delivered(&self) -> bool {
+        self.has_delivered.load(Ordering::Acquire)
+    }
+
+    /// The upstream's end was passed on; only the relay itself says so.
+    pub(super) fn delivered(&self) {
+        self.has_delivered.store(true, Ordering::Release);
     }
 
     /// Counts bytes; only the relay itself does. Returns whether they were the first.

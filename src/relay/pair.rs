@@ -379,7 +379,13 @@ impl<'a, O: Observer> Relay<'a, O> {
         let is_last = other.has_ended() && !self.has_drained;
         let turn = Turn { may_speak: self.has_drained, is_last };
         let moved = match flow.poll(cx, &mut self.tracker, turn, source, sink)? {
-            Progress::Waiting(moved) | Progress::Ended(moved) => moved,
+            Progress::Waiting(moved) => moved,
+            Progress::Ended(moved) => {
+                if direction == Direction::FromUpstream {
+                    self.control.delivered();
+                }
+                moved
+            }
             Progress::TurnOver(moved) => {
                 cx.waker().wake_by_ref();
                 moved

@@ -11,7 +11,9 @@ pub enum Attempt {
     Timeout,
     /// No connection, no trust in its certificate, or it broke.
     ConnectError,
-    /// An answer that we did not understand. With a success status the report counts as stored.
+    /// Stored: the status says so, but the answer's body is none that we understand.
+    Unreadable,
+    /// Something that is no HTTP, so that nobody knows whether it is stored.
     Garbage,
     /// Abandoned, because the phase changed and a newer report had to go out at once.
     Superseded,
@@ -19,11 +21,12 @@ pub enum Attempt {
 
 impl Attempt {
     /// Every way an attempt can end.
-    pub const ALL: [Attempt; 6] = [
+    pub const ALL: [Attempt; 7] = [
         Attempt::Ok,
         Attempt::HttpError,
         Attempt::Timeout,
         Attempt::ConnectError,
+        Attempt::Unreadable,
         Attempt::Garbage,
         Attempt::Superseded,
     ];
@@ -31,7 +34,7 @@ impl Attempt {
     /// Whether the controller has the report now.
     #[must_use]
     pub fn is_stored(self) -> bool {
-        self == Attempt::Ok
+        matches!(self, Attempt::Ok | Attempt::Unreadable)
     }
 
     /// The name as logs and metrics spell it.
@@ -42,6 +45,7 @@ impl Attempt {
             Attempt::HttpError => "http_error",
             Attempt::Timeout => "timeout",
             Attempt::ConnectError => "connect_error",
+            Attempt::Unreadable => "unreadable",
             Attempt::Garbage => "garbage",
             Attempt::Superseded => "superseded",
         }

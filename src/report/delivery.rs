@@ -19,8 +19,6 @@ pub(super) struct Outcome {
     pub(super) attempt: Attempt,
     /// The answer's status, if there was one.
     pub(super) status: Option<u16>,
-    /// Whether the controller has the report now.
-    pub(super) stored: bool,
     /// What it answered, if we understood it.
     pub(super) answer: Option<Answer>,
     /// What went wrong, for people; empty when nothing did.
@@ -33,7 +31,6 @@ impl Outcome {
         Outcome {
             attempt: Attempt::Garbage,
             status: None,
-            stored: false,
             answer: None,
             error: format!("the report cannot be written as JSON: {error}"),
         }
@@ -80,16 +77,17 @@ fn judge(reply: Result<Reply, Error>) -> Outcome {
         Ok(reply) => Outcome {
             attempt: Attempt::HttpError,
             status: Some(reply.status.as_u16()),
-            stored: false,
             answer: None,
             error: refusal(&reply),
         },
-        Err(Error::TooLarge { status, .. }) if status.is_success() => Outcome {
-            attempt: Attempt::Garbage,
+        Err(
+            ref
+            error @ (Error::TooLarge { status, .. } | Error::Broken { status: Some(status), .. }),
+        ) if status.is_success() => Outcome {
+            attempt: Attempt::Unreadable,
             status: Some(status.as_u16()),
-            stored: true,
             answer: None,
-            error: "the answer is too long".to_owned(),
+            error: chain(error),
         },
         Err(error) => Outcome {
             attempt: match &error {
@@ -99,7 +97,6 @@ fn judge(reply: Result<Reply, Error>) -> Outcome {
                 _ => Attempt::ConnectError,
             },
             status: None,
-            stored: false,
             answer: None,
             error: chain(&error),
         },
@@ -115,9 +112,9 @@ fn stored(reply: &Reply) -> Outcome {
     };
     let (attempt, answer, error) = match answer {
         Ok(answer) => (Attempt::Ok, Some(answer), String::new()),
-        Err(error) => (Attempt::Garbage, None, chain(&error)),
+        Err(error) => (Attempt::Unreadable, None, chain(&error)),
     };
-    Outcome { attempt, status: Some(reply.status.as_u16()), stored: true, answer, error }
+    Outcome { attempt, status: Some(reply.status.as_u16()), answer, error }
 }
 
 fn refusal(reply: &Reply) -> String {

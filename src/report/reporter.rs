@@ -209,7 +209,7 @@ impl Run {
         (self.reporter.on_attempt)(outcome.attempt);
         self.trouble.note(outcome);
         let now = Instant::now();
-        if !outcome.stored {
+        if !outcome.attempt.is_stored() {
             self.failures = self.failures.saturating_add(1);
             self.due = now + self.urgency().retry(self.failures, fastrand::f64());
             return;

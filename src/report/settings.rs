@@ -66,7 +66,7 @@ impl Wish {
     pub fn resolve(&self) -> Result<(Settings, Client), Error> {
         let url = &self.controller;
         let client = Client::with_identity(url, self.ca.as_deref(), self.identity.as_ref())
-            .map_err(|source| Error::Client { source })?;
+            .map_err(|error| Error::Client { source: error.naming("--controller-ca") })?;
         let token = match &self.token_file {
             None => None,
             Some(path) => Some(

@@ -1,10 +1,10 @@
 //! The bearer token, which Kubernetes exchanges under our feet.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::api::client::Bearer;
+use crate::api::files;
 
 /// What we read of the file: a service account's token is about one kilobyte.
 const MAX_TOKEN_BYTES: u64 = 64 * 1024;
@@ -48,8 +48,7 @@ impl TokenFile {
 }
 
 fn read(path: &Path) -> io::Result<Bearer> {
-    let mut text = String::new();
-    File::open(path)?.take(MAX_TOKEN_BYTES).read_to_string(&mut text)?;
+    let text = files::read_text(path, MAX_TOKEN_BYTES)?;
     Bearer::new(text.trim()).ok_or_else(|| {
         let what = "not a token: it must be one line of printable characters";
         io::Error::new(io::ErrorKind::InvalidData, what)

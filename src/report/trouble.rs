@@ -30,7 +30,7 @@ impl Trouble {
         let (controller, error) = (&self.server, &outcome.error);
         match now {
             None => tracing::info!(%controller, "reports are delivered again"),
-            Some((result, _)) if outcome.stored => {
+            Some((result, _)) if outcome.attempt.is_stored() => {
                 tracing::warn!(%controller, %result, %error, "the controller's answer makes no sense");
             }
             Some((result, _)) => {
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     fn outcome(attempt: Attempt, status: Option<u16>) -> Outcome {
-        Outcome { attempt, status, stored: false, answer: None, error: String::new() }
+        Outcome { attempt, status, answer: None, error: String::new() }
     }
 
     #[test]

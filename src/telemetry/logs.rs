@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, stderr};
 
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
@@ -33,11 +33,7 @@ pub enum LogFormat {
 pub fn init(format: LogFormat, filter: &str) -> Result<Log, String> {
     // Not the filter by spans and fields: there are no spans, and it brings an engine for regular
     // expressions, which is half a MiB that every pod would hold.
-    let filter: Targets = filter.parse().map_err(|error| {
-        format!(
-            "log filter `{filter}`: {error}; write for example info, debug or ebbtide=debug,warn"
-        )
-    })?;
+    let filter = parse(filter)?;
     let json = match format {
         LogFormat::Json => true,
         LogFormat::Text => false,
@@ -53,4 +49,52 @@ pub fn init(format: LogFormat, filter: &str) -> Result<Log, String> {
         registry.with(layer.with_target(false).with_ansi(stderr().is_terminal())).try_init()
     };
     set.map(|()| log).map_err(|error: TryInitError| error.to_string())
+}
+
+/// A filter, of which every part is a level, a module's path or both.
+///
+/// What is neither is taken by the parser for the name of a module that logs nothing.
+fn parse(filter: &str) -> Result<Targets, String> {
+    let wrong = |what: &str| {
+        format!(
+            "log filter `{filter}`: {what}; write for example info, debug or ebbtide=debug,warn"
+        )
+    };
+    let is_path = |path: &str| {
+        let is_name = |name: &str| {
+            let mut characters = name.chars();
+            characters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_')
+                && characters.all(|it| it.is_ascii_alphanumeric() || it == '_')
+        };
+        path.split("::").all(is_name)
+    };
+    for part in filter.split(',') {
+        let (path, level) = part.split_once('=').unwrap_or((part, ""));
+        if part.is_empty() || !is_path(path) && part.parse::<LevelFilter>().is_err() {
+            return Err(wrong(&format!("`{part}` is neither a level nor the path of a module")));
+        }
+        if part.contains('=') && level.is_empty() {
+            return Err(wrong(&format!("`{part}` has no level")));
+        }
+    }
+    filter.parse().map_err(|error| wrong(&format!("{error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_levels_and_paths_of_modules() {
+        for filter in
+            ["info", "WARN", "off", "3", "ebbtide=debug,warn", "ebbtide::drain=trace", "hyper"]
+        {
+            parse(filter).expect(filter);
+        }
+        for filter in ["", "[[[{", "ebbtide=", "=debug", "info,,warn", "a b", "ebbtide=loud", "::"]
+        {
+            let problem = parse(filter).expect_err(filter);
+            assert!(problem.contains("write for example info"), "{problem}");
+        }
+    }
 }

@@ -431,7 +431,8 @@ fn health_checks_are_shown_and_keep_no_drain_from_ending() {
     let mut client = connect(addr);
     exchange(&mut client, b"hello");
 
-    let status = proxy.status();
+    // Bytes pass before what they are is told.
+    let status = proxy.until("known", |status| status["byClass"]["opaque"] == 1);
     assert_eq!(status["activeConnections"], 2);
     assert_eq!(status["drainBlockingConnections"], 1);
     assert_eq!(

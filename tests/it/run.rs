@@ -215,7 +215,9 @@ fn the_exit_status_is_the_childs() {
 fn a_child_that_dies_first_takes_its_connections_and_its_status_with_it() {
     for (death, status) in [("exit 9", 9), ("kill -KILL $$", 128 + 9), ("kill -SEGV $$", 128 + 11)]
     {
-        let running = Running::start(echo(), &[], &format!("trap '{death}' USR1"));
+        // Its upstream is the test's own and lives on, so that nothing but the bound ends the connection.
+        let bound = ["--stop-timeout", "100ms"];
+        let running = Running::start(echo(), &bound, &format!("trap '{death}' USR1"));
         running.hears("up");
         let mut stream = connect(running.ebbtide.addr());
         exchange(&mut stream, b"served");
@@ -236,6 +238,7 @@ fn a_child_that_dies_first_is_deregistered_at_once() {
     let mut line = vec!["run", "--listen", "127.0.0.1:0", "--upstream", &upstream];
     line.extend(&QUIET[..6]);
     line.extend(["--drain-delay", "200s", "--settled-for", "200s", "--settle-period", "200s"]);
+    line.extend(["--stop-timeout", "100ms"]);
     line.extend([
         "--controller",
         &url,

@@ -24,22 +24,28 @@ pub enum Error {
         path: String,
     },
     /// The system has no roots to trust.
-    #[error("this system has no root certificates{detail}; give --controller-ca FILE")]
+    #[error("this system has no root certificates{detail}; give {option} FILE")]
     NoRoots {
+        /// What the caller calls the file of certificates: see [`Error::naming`].
+        option: &'static str,
         /// What looking for them ran into, if anything.
         detail: String,
     },
     /// The file of certificates cannot be read.
-    #[error("cannot read the certificates in {path}; --controller-ca takes a PEM file")]
+    #[error("cannot read the certificates in {path}; {option} takes a PEM file")]
     Ca {
+        /// What the caller calls the file of certificates: see [`Error::naming`].
+        option: &'static str,
         /// The file.
         path: PathBuf,
         /// Why.
         source: Box<dyn StdError + Send + Sync>,
     },
     /// The file of certificates has none.
-    #[error("there is no certificate in {path}; --controller-ca takes a PEM file")]
+    #[error("there is no certificate in {path}; {option} takes a PEM file")]
     EmptyCa {
+        /// What the caller calls the file of certificates: see [`Error::naming`].
+        option: &'static str,
         /// The file.
         path: PathBuf,
     },
@@ -88,6 +94,8 @@ pub enum Error {
     /// The connection broke before the answer was whole.
     #[error("the connection broke before the answer was whole")]
     Broken {
+        /// Its status, if that did arrive.
+        status: Option<StatusCode>,
         /// What broke it.
         source: Box<dyn StdError + Send + Sync>,
     },
@@ -113,7 +121,22 @@ pub enum Error {
     },
 }
 
+/// What a file of certificates is called where nobody has said otherwise: the key of a balancer's description.
+pub(super) const CA_KEY: &str = "`ca`";
+
 impl Error {
+    /// The same error, with the option by which its reader names the file of certificates.
+    #[must_use]
+    pub fn naming(mut self, ca_option: &'static str) -> Self {
+        if let Error::NoRoots { option, .. }
+        | Error::Ca { option, .. }
+        | Error::EmptyCa { option, .. } = &mut self
+        {
+            *option = ca_option;
+        }
+        self
+    }
+
     /// Whether no server was met at all. A command says that the proxy is not running (exit 69).
     #[must_use]
     pub fn is_nobody_there(&self) -> bool {
@@ -146,7 +169,7 @@ pub(super) fn classify(base: &Uri, failure: legacy::Error) -> Error {
     if is_parse {
         return Error::NotHttp { server, source: failure };
     }
-    Error::Broken { source: failure.into() }
+    Error::Broken { status: None, source: failure.into() }
 }
 
 fn tls_reason(failure: &legacy::Error) -> Option<rustls::Error> {

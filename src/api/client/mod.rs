@@ -143,7 +143,7 @@ impl Client {
                 if failure.is::<LengthLimitError>() {
                     Error::TooLarge { status, max_bytes }
                 } else {
-                    Error::Broken { source: failure }
+                    Error::Broken { status: Some(status), source: failure }
                 }
             })?
             .to_bytes();

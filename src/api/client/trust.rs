@@ -8,6 +8,11 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::Error;
+use super::error::CA_KEY;
+use crate::api::files;
+
+/// A bundle of every public authority is a quarter of this.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// What a client shows to a server that asks who it is, in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,9 +42,10 @@ pub(super) fn config(
         key: key.clone(),
         source,
     };
-    let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
+    let read = |path| files::read(path, MAX_FILE_BYTES).map_err(|error| failed(error.into()));
+    let chain = CertificateDer::pem_slice_iter(&read(certificate)?).collect::<Result<_, _>>();
     let chain = chain.map_err(|error| failed(error.into()))?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| failed(error.into()))?;
+    let key = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| failed(error.into()))?;
     builder.with_client_auth_cert(chain, key).map_err(|error| failed(error.into()))
 }
 
@@ -57,17 +63,18 @@ fn builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, Error> {
 
 fn from_file(path: &Path) -> Result<RootCertStore, Error> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Ca {
+        option: CA_KEY,
         path: path.to_owned(),
         source,
     };
     let mut roots = RootCertStore::empty();
-    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| failed(error.into()))?;
-    for certificate in certificates {
+    let text = files::read(path, MAX_FILE_BYTES).map_err(|error| failed(error.into()))?;
+    for certificate in CertificateDer::pem_slice_iter(&text) {
         let certificate = certificate.map_err(|error| failed(error.into()))?;
         roots.add(certificate).map_err(|error| failed(error.into()))?;
     }
     if roots.is_empty() {
-        return Err(Error::EmptyCa { path: path.to_owned() });
+        return Err(Error::EmptyCa { option: CA_KEY, path: path.to_owned() });
     }
     Ok(roots)
 }
@@ -79,7 +86,7 @@ fn from_system() -> Result<RootCertStore, Error> {
     let (_added, _ignored) = roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         let detail = found.errors.first().map_or_else(String::new, |error| format!(" ({error})"));
-        return Err(Error::NoRoots { detail });
+        return Err(Error::NoRoots { option: CA_KEY, detail });
     }
     Ok(roots)
 }

@@ -5,7 +5,9 @@
 //! made with the helpers of [`respond`].
 
 mod connection;
+pub mod origin;
 mod patience;
+mod places;
 pub mod respond;
 mod router;
 mod spare;
@@ -20,14 +22,17 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 pub use respond::{BodyError, ResponseBody, read_body};
 pub use router::{Router, segment};
 
+use connection::Connection;
+use places::Places;
 use spare::Spare;
 use tls::Tls;
 
@@ -102,7 +107,8 @@ pub struct Server {
     pub head_timeout: Duration,
     /// How long a client may take nothing of its answer before its connection is closed.
     pub write_timeout: Duration,
-    /// Connections at once; further ones wait in the kernel's queue until one ends.
+    /// Connections at once. For a further one, that which has been silent for the longest is closed; while
+    /// every one has a request under way, it waits.
     pub max_connections: usize,
 }
 
@@ -119,13 +125,14 @@ impl Default for Server {
 impl Server {
     /// Takes the port, so that the caller can fail early and learn its number.
     ///
-    /// Needs a tokio runtime around it. Port 0 lets the kernel choose.
+    /// Needs a tokio runtime around it. Port 0 lets the kernel choose. `[::]` is every address of both families,
+    /// and where IPv6 is off, every one of IPv4.
     ///
     /// # Errors
     ///
     /// Names the address and what to do about it.
     pub fn bind(self, addr: SocketAddr) -> Result<Bound, Error> {
-        let (listener, addr) = listen(addr).map_err(|source| match source.kind() {
+        let (listener, addr) = listen_or_v4(addr).map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => Error::Taken { addr },
             io::ErrorKind::PermissionDenied => Error::Denied { addr },
             io::ErrorKind::AddrNotAvailable => Error::Absent { addr },
@@ -135,12 +142,29 @@ impl Server {
     }
 }
 
+fn listen_or_v4(addr: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let is_off = |error: &io::Error| {
+        matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
+    };
+    match listen(addr) {
+        Err(error) if addr.is_ipv6() && addr.ip().is_unspecified() && is_off(&error) => {
+            tracing::info!(%addr, "no IPv6 here, listening on 0.0.0.0 instead");
+            listen(SocketAddr::from(([0, 0, 0, 0], addr.port())))
+        }
+        listening => listening,
+    }
+}
+
 fn listen(addr: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     let socket = Socket::new(
         Domain::for_address(addr),
         Type::STREAM.nonblocking().cloexec(),
         Some(Protocol::TCP),
     )?;
+    if addr.is_ipv6() {
+        // Whatever net.ipv6.bindv6only says.
+        socket.set_only_v6(false)?;
+    }
     // Without it a restart within a minute would meet its own connections in TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.bind(&addr.into())?;
@@ -228,13 +252,13 @@ where
     H: Fn(Request) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(bound.settings.max_connections));
+    let places = Places::new(bound.settings.max_connections);
     let spare = Arc::new(Spare::new());
     let mut connections = JoinSet::new();
     loop {
         let next = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, accept(&bound.listener, &spare).await)
+            let client = accept(&bound.listener, &spare, &places).await;
+            (places.take().await, client)
         };
         let (place, client) = tokio::select! {
             _ = stopped.changed() => break,
@@ -245,7 +269,9 @@ where
         let (handler, stopped) = (handler.clone(), stopped.clone());
         let spare = Arc::clone(&spare);
         connections.spawn(async move {
-            connection::serve(client, settings, tls.as_deref(), handler, stopped).await;
+            let place = Arc::new(place);
+            let connection = Connection { settings, place: Arc::clone(&place), stopped };
+            connection.serve(client, tls.as_deref(), handler).await;
             // At once, before anybody else takes the descriptor that this connection leaves.
             spare.keep();
             drop(place);
@@ -256,27 +282,34 @@ where
 }
 
 /// The next connection, however long the kernel refuses to hand one out.
-async fn accept(listener: &TcpListener, spare: &Spare) -> (TcpStream, SocketAddr) {
+async fn accept(listener: &TcpListener, spare: &Spare, places: &Places) -> (TcpStream, SocketAddr) {
     let [mut pause, longest] = ACCEPT_PAUSE;
     loop {
         match listener.accept().await {
-            Ok(client) => return client,
+            Ok((stream, addr)) => return (stream, plain(addr)),
             // The client was gone before we came: its trouble, not ours.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) if spare.give_up(&error) => {
                 // The kernel complains even when nobody waits; then the spare must not be lost to
                 // whoever asks for a descriptor next, so there is no pause between the two.
                 let now = std::future::poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await;
-                if let Poll::Ready(Ok(client)) = now {
-                    return client;
+                if let Poll::Ready(Ok((stream, addr))) = now {
+                    return (stream, plain(addr));
                 }
                 spare.keep();
             }
             Err(error) => {
+                // It frees a descriptor, if that is what is wanting.
+                places.give_way();
                 tracing::warn!(%error, "cannot accept, trying again soon");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(longest);
             }
         }
     }
+}
+
+/// A client's address in its own family: one that comes by IPv4 to an address of both families is told as IPv6.
+fn plain(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }

@@ -3,11 +3,14 @@
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
+
+use super::places::Place;
 
 /// A stream whose writes fail once the peer has taken nothing for `timeout`. Reads wait as long as they like.
 pub(super) struct Patience<S> {
@@ -15,11 +18,12 @@ pub(super) struct Patience<S> {
     timeout: Duration,
     /// Set while a write waits.
     waits: Option<Pin<Box<Sleep>>>,
+    place: Arc<Place>,
 }
 
 impl<S> Patience<S> {
-    pub(super) fn new(stream: S, timeout: Duration) -> Self {
-        Patience { stream, timeout, waits: None }
+    pub(super) fn new(stream: S, timeout: Duration, place: Arc<Place>) -> Self {
+        Patience { stream, timeout, waits: None, place }
     }
 
     /// What a write has come to, unless it has waited for too long.
@@ -29,8 +33,13 @@ impl<S> Patience<S> {
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.waits = None;
+            if self.waits.take().is_some() {
+                self.place.moves();
+            }
             return written;
+        }
+        if self.waits.is_none() {
+            self.place.stuck();
         }
         let timeout = self.timeout;
         let waits = self.waits.get_or_insert_with(|| Box::pin(sleep(timeout)));
@@ -90,6 +99,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patience<S> {
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
+    use super::super::places::Places;
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_secs(30);
@@ -98,7 +108,10 @@ mod tests {
     async fn a_peer_that_takes_nothing_is_given_up() {
         let (ours, _theirs) = duplex(8);
         let began = Instant::now();
-        let error = Patience::new(ours, TIMEOUT).write_all(&[0; 9]).await.expect_err("stuck");
+        let error = Patience::new(ours, TIMEOUT, Arc::new(Places::new(1).take().await))
+            .write_all(&[0; 9])
+            .await
+            .expect_err("stuck");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(began.elapsed() >= TIMEOUT, "{:?}", began.elapsed());
     }
@@ -112,7 +125,10 @@ mod tests {
                 theirs.read_u8().await.expect("a byte");
             }
         });
-        Patience::new(ours, TIMEOUT).write_all(&[0; 10]).await.expect("ten bytes");
+        Patience::new(ours, TIMEOUT, Arc::new(Places::new(1).take().await))
+            .write_all(&[0; 10])
+            .await
+            .expect("ten bytes");
         reading.await.expect("no panic");
     }
 }

@@ -42,6 +42,7 @@ impl Route {
 #[derive(Default)]
 pub struct Router {
     routes: Vec<Route>,
+    gate: Option<fn(&Request) -> Option<Response>>,
 }
 
 impl Router {
@@ -101,16 +102,28 @@ impl Router {
         self.routes.iter().map(|route| (&route.method, route.path))
     }
 
+    /// Asks `gate` before every request; what it answers is sent in the place of the handler's answer.
+    #[must_use]
+    pub fn gated(self, gate: fn(&Request) -> Option<Response>) -> Self {
+        Router { gate: Some(gate), ..self }
+    }
+
     /// The handler for [`Bound::serve`](super::Bound::serve).
     pub fn into_handler(
         self,
     ) -> impl Fn(Request) -> Pin<Box<dyn Future<Output = Response> + Send>> + Clone + Send + Sync + 'static
     {
         let routes: Arc<[Route]> = self.routes.into();
-        move |request: Request| match find(&routes, request.method(), request.uri().path()) {
-            Ok(handler) => handler(request),
-            Err(allow) if allow.is_empty() => Box::pin(async { respond::not_found() }),
-            Err(allow) => Box::pin(async move { respond::method_not_allowed(&allow) }),
+        let gate = self.gate;
+        move |request: Request| {
+            if let Some(refusal) = gate.and_then(|gate| gate(&request)) {
+                return Box::pin(async { refusal });
+            }
+            match find(&routes, request.method(), request.uri().path()) {
+                Ok(handler) => handler(request),
+                Err(allow) if allow.is_empty() => Box::pin(async { respond::not_found() }),
+                Err(allow) => Box::pin(async move { respond::method_not_allowed(&allow) }),
+            }
         }
     }
 }

@@ -10,6 +10,8 @@ use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::api::files;
+
 /// How often the files are read again at most, for the next connection. They are a few kilobytes.
 const READ_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -180,11 +182,12 @@ impl Contents {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    let failed = |source| Error::Read { path: path.to_owned(), source };
-    if std::fs::metadata(path).map_err(failed)?.len() > MAX_FILE_BYTES {
-        return Err(content(path, "too large for a certificate or a key".to_owned()));
-    }
-    std::fs::read(path).map_err(failed)
+    files::read(path, MAX_FILE_BYTES).map_err(|source| match source.kind() {
+        std::io::ErrorKind::FileTooLarge => {
+            content(path, "too large for a certificate or a key".to_owned())
+        }
+        _ => Error::Read { path: path.to_owned(), source },
+    })
 }
 
 fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {

@@ -76,10 +76,10 @@ impl Config {
             client::Error::NoRoots { .. } => {
                 wrong("ca", "name a PEM file: this system has no root certificates".to_owned())
             }
-            client::Error::Ca { path, source } => {
+            client::Error::Ca { path, source, .. } => {
                 wrong("ca", format!("{} is no PEM file of certificates: {source}", path.display()))
             }
-            client::Error::EmptyCa { path } => {
+            client::Error::EmptyCa { path, .. } => {
                 wrong("ca", format!("there is no certificate in {}", path.display()))
             }
             _ => wrong("ca", error.to_string()),

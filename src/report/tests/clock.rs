@@ -37,16 +37,15 @@ impl Carrier for Scripted {
             answer = Answer { balancer: Some(balancer), former_weight, ..answer };
         }
         let _test_is_over = self.sent.send((Instant::now(), report));
-        let (attempt, stored) = match fate {
-            Fate::Stored | Fate::Told(..) => (Attempt::Ok, true),
-            Fate::Refused => (Attempt::ConnectError, false),
+        let attempt = match fate {
+            Fate::Stored | Fate::Told(..) => Attempt::Ok,
+            Fate::Refused => Attempt::ConnectError,
             Fate::Never => return Box::pin(std::future::pending()),
         };
         Box::pin(std::future::ready(Outcome {
             attempt,
             status: None,
-            stored,
-            answer: stored.then_some(answer),
+            answer: attempt.is_stored().then_some(answer),
             error: String::new(),
         }))
     }

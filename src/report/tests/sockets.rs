@@ -103,9 +103,29 @@ async fn garbage_with_a_success_status_counts_as_stored() {
         let response = respond::text(StatusCode::OK, garbage.to_owned());
         controller.next().await.answer(response);
         assert_eq!(proxy.final_report.wait().await, Delivery::Acknowledged);
-        assert_eq!(proxy.attempt().await, Attempt::Garbage);
+        let attempt = proxy.attempt().await;
+        assert_eq!(attempt, Attempt::Unreadable);
+        // What the age of the last stored report, /status and the metric go by.
+        assert!(attempt.is_stored());
         assert!(proxy.answers.try_recv().is_err());
     }
+}
+
+#[tokio::test]
+async fn a_success_whose_body_breaks_off_counts_as_stored() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("it has one"));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = [0; 16];
+            tokio::io::AsyncReadExt::read_exact(&mut stream, &mut head).await.expect("a request");
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"bal";
+            stream.write_all(answer).await.expect("writes");
+        }
+    });
+    let mut proxy = Proxy::start(Phase::Drained, reporter(&wish(&url, FOREVER)));
+    assert_eq!(proxy.attempt().await, Attempt::Unreadable);
+    assert_eq!(proxy.final_report.wait().await, Delivery::Acknowledged);
 }
 
 #[tokio::test]

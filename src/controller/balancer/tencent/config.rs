@@ -136,10 +136,10 @@ fn header_value(text: &str) -> Option<HeaderValue> {
 
 fn certificates(error: &client::Error) -> String {
     match error {
-        client::Error::Ca { path, source } => {
+        client::Error::Ca { path, source, .. } => {
             format!("cannot read the certificates in {}: {source}; give a PEM file", path.display())
         }
-        client::Error::EmptyCa { path } => {
+        client::Error::EmptyCa { path, .. } => {
             format!("there is no certificate in {}; give a PEM file", path.display())
         }
         client::Error::NoRoots { .. } => {
