@@ -26,6 +26,11 @@ pub(super) fn is_ours(headers: &HeaderMap) -> bool {
     }
 }
 
+/// Whether a browser sent this, whoever made it.
+pub(super) fn is_of_a_browser(headers: &HeaderMap) -> bool {
+    headers.contains_key("sec-fetch-site") || headers.contains_key(ORIGIN)
+}
+
 /// Whether we were called by an address or as localhost, which nobody can let point to us.
 pub(super) fn names_an_address(headers: &HeaderMap) -> bool {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
