@@ -13,6 +13,7 @@ mod file;
 mod generate;
 mod options;
 mod proxy;
+mod reach;
 mod run;
 mod settings;
 mod sidecar;

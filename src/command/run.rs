@@ -121,7 +121,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
 }
 
 /// Resolves when the application takes connections.
-async fn until_open(upstream: &Upstream) {
+pub(super) async fn until_open(upstream: &Upstream) {
     let mut patience = Instant::now() + PATIENCE;
     while !timeout(PATIENCE, is_open(upstream)).await.unwrap_or(false) {
         if Instant::now() >= patience {
