@@ -117,9 +117,8 @@ pub(super) fn check(body: &[u8], now: Now) -> Result<Checked, Error> {
         Some(text) => Run::parse(text).ok_or_else(|| Error::Run { found: excerpt(text) })?,
         None => Run::begun(begun),
     };
-    if let Some(text) = &report.drain_start_time {
-        time("drainStartTime", text)?;
-    }
+    let drain = report.drain_start_time.as_deref();
+    let drain = drain.map(|text| time("drainStartTime", text)).transpose()?;
     let deadline = report.drain_deadline.as_deref();
     let deadline = deadline.map(|text| time("drainDeadline", text)).transpose()?;
     // What is left is true whatever the clocks of both hosts say.
@@ -137,6 +136,7 @@ pub(super) fn check(body: &[u8], now: Now) -> Result<Checked, Error> {
             Some(true) | None => Application::Reached,
         },
         blocking: report.drain_blocking_connections,
+        drain,
         deadline,
         former_weight: report.former_weight,
     };

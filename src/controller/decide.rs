@@ -3,7 +3,7 @@
 //! Three facts decide: what the target said last, what the balancer has confirmed, and the clock. From
 //! them follows what *should* be ([`Target::goal`]), and from the difference to what is, the next order.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::balancer::{Action, Applied, Effective, Error, ErrorKind, Outcome};
 use super::runs::Runs;
@@ -45,6 +45,8 @@ pub struct Heard {
     pub application: Application,
     /// Connections that keep its drain from ending.
     pub blocking: u64,
+    /// When the drain began, by the proxy's clock: it tells one drain from the next.
+    pub drain: Option<SystemTime>,
     /// When the drain force-closes them, by our clock.
     pub deadline: Option<Instant>,
     /// The weight that an earlier answer told it to remember for us.
@@ -174,6 +176,11 @@ impl Target {
         // Whoever reports is there, whatever the report is worth.
         self.silence.end(now);
         self.runs.take(heard.run, heard.sequence, now)?;
+        let drains = (self.heard.drain, heard.drain);
+        if matches!(drains, (Some(last), Some(next)) if last != next) {
+            // It served in between, and another replica may have registered it.
+            self.standing = Standing::Unknown;
+        }
         self.heard = heard;
         self.heard_at = now;
         if heard.phase == Phase::Serving {

@@ -16,6 +16,7 @@ fn heard(sequence: u64, phase: Phase) -> Heard {
         must_leave: true,
         application: Application::Reached,
         blocking: u64::from(phase != Phase::Drained),
+        drain: None,
         deadline: None,
         former_weight: None,
     }
@@ -228,6 +229,23 @@ fn a_target_is_registered_when_its_application_is_reached() {
     assert_eq!(target.order(FLEET, now), None);
     target.hear(Heard { run, ..heard(2, Phase::LameDuck) }, now).expect("newer");
     assert_eq!(obey(&mut target, now), Some(Action::WeightZero), "a drain does not wait for it");
+}
+
+#[test]
+fn weight_zero_of_an_earlier_drain_is_not_claimed_for_the_next() {
+    let now = Instant::now();
+    let drain = |seconds, sequence| Heard {
+        drain: Some(SystemTime::UNIX_EPOCH + SECOND * seconds),
+        ..heard(sequence, Phase::LameDuck)
+    };
+    let mut target = Target::new(drain(1, 1), now);
+    assert_eq!(obey(&mut target, now), Some(Action::WeightZero));
+    target.hear(drain(1, 2), now).expect("newer");
+    assert_eq!(target.balancer(now), BalancerState::WeightZero);
+    // What it said in between was told to another replica.
+    target.hear(drain(2, 9), now).expect("newer");
+    assert_eq!(target.balancer(now), BalancerState::Pending);
+    assert_eq!(obey(&mut target, now), Some(Action::WeightZero));
 }
 
 #[test]
