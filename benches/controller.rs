@@ -195,7 +195,7 @@ impl Wire {
         let (target, round) = (number % TARGETS as u64, number / TARGETS as u64 + 1);
         let body = report(target, round);
         let head = format!(
-            "POST /v1/reports HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            "POST /v1/reports HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
         let began = Instant::now();

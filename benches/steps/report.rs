@@ -47,6 +47,9 @@ fn source() -> Source {
             pod_ip: text("10.1.2.3"),
             service: text("cart"),
         },
+        run_id: ebbtide::report::run_id(),
+        admin: ([127, 0, 0, 1], 17701).into(),
+        application: None,
         started: Instant::now(),
         drain_timeout: minute,
         drain: Drain::new(Schedule {

@@ -42,7 +42,11 @@ pub struct Report {
     /// Who is reporting.
     #[serde(flatten)]
     pub identity: Identity,
-    /// Distinguishes this run of the proxy from earlier ones of the same pod: when it started.
+    /// Distinguishes this run of the proxy from others of the same pod: 32 random hexadecimal digits. Absent from
+    /// proxies that do not tell; `start_time` distinguishes their runs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub run_id: Option<String>,
+    /// When this run started, by the clock of its host.
     pub start_time: String,
     /// Grows by at least one with every report of one run, so that stale ones can be told.
     #[serde(deserialize_with = "whole")]
@@ -58,6 +62,9 @@ pub struct Report {
     /// When what is left will be force-closed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub drain_deadline: Option<String>,
+    /// Seconds until that deadline, which say the same where clocks differ; absent while serving.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub drain_seconds_left: Option<f64>,
     /// The drain's whole budget in seconds, from its start to its deadline.
     pub drain_timeout_seconds: f64,
     /// All open connections, whatever their class.
@@ -87,6 +94,12 @@ pub struct Report {
     /// The weight that the controller's last answer told it to remember.
     #[serde(skip_serializing_if = "Option::is_none", default, deserialize_with = "whole_if_any")]
     pub former_weight: Option<u32>,
+    /// The port of the pod's address at which `/status` answers; absent when nobody else can reach it.
+    #[serde(skip_serializing_if = "Option::is_none", default, deserialize_with = "whole_if_any")]
+    pub admin_port: Option<u16>,
+    /// Whether the application has taken a connection since this run began; absent from proxies that do not tell.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub application_reached: Option<bool>,
     /// Every listener and what a new connection meets there.
     pub listeners: Vec<ListenerReport>,
 }
@@ -120,6 +133,17 @@ pub enum BalancerState {
     Deregistered,
 }
 
+/// Why a balancer does not do what it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BalancerError {
+    /// The controller's credentials are wrong, expired or not enough.
+    Denied,
+    /// Anything else, also what later versions may say.
+    #[serde(other)]
+    Refused,
+}
+
 /// What the controller wants a proxy to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -146,6 +170,9 @@ pub struct Answer {
     /// nothing more to do once it has the report.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub balancer: Option<BalancerState>,
+    /// Why the balancer does not do what it was last told, if trying again helps nothing until somebody acts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balancer_error: Option<BalancerError>,
     /// What the proxy is to do.
     pub directive: Directive,
     /// The target's weight before it was set to zero. The proxy repeats it in its reports, so that a

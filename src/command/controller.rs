@@ -14,7 +14,7 @@ use super::duration::Span;
 use super::file;
 use super::options::from_text;
 use super::{Exit, Failure};
-use crate::api::client::{Client, ClientIdentity};
+use crate::api::client::{self, Client, ClientIdentity};
 use crate::controller::balancer::{self, Balancer, Log};
 use crate::controller::kubernetes::Access;
 use crate::controller::{Controller, Settings, Share};
@@ -134,7 +134,7 @@ pub struct Options {
     )]
     pub audience: Option<String>,
 
-    /// Remember at most this many targets, of about 2 KiB each; the largest report that is taken is 24 KiB
+    /// Remember at most this many targets, of about 2 KiB each; of 12 KiB with the largest report that is taken
     /// [default: 10000]
     #[arg(long, env = "EBBTIDE_MAX_TARGETS", value_name = "COUNT")]
     pub max_targets: Option<NonZeroUsize>,
@@ -149,8 +149,8 @@ pub struct Options {
     #[arg(long, env = "EBBTIDE_MAX_SOURCE_RATE", value_name = "COUNT")]
     pub max_source_rate: Option<NonZeroU32>,
 
-    /// Deregister a target that has not reported for this long; one that drains, ten seconds after its
-    /// deadline at the latest [default: 30s]
+    /// Ask whether a target is there that has not reported for this long, or, if it drains, ten seconds after its
+    /// deadline at the latest; deregister it if it is not [default: 30s]
     #[arg(long, env = "EBBTIDE_LOST_AFTER", value_name = "DURATION")]
     pub lost_after: Option<Span>,
 
@@ -161,7 +161,7 @@ pub struct Options {
     pub max_draining: Option<Share>,
 
     /// Another replica, such as `http://ebbtide-controller-1.peers:17710`: told of everything
-    /// that this one hears, so that neither takes for lost what reports to the other. Once for each; this
+    /// that this one hears, so that both show the same and operators may ask either. Once for each; this
     /// one may be among them
     #[arg(long, env = "EBBTIDE_PEER", value_name = "URL", value_delimiter = ',')]
     #[serde(deserialize_with = "peers_from_text")]

@@ -15,6 +15,7 @@ mod legacy;
 mod options;
 mod port;
 mod proxy;
+mod reach;
 mod run;
 mod settings;
 mod sidecar;

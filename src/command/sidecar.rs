@@ -6,11 +6,12 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tracing::{info, warn};
 
 use super::exit::{Exit, Failure};
 use super::legacy::Legacy;
+use super::reach;
 use super::settings::{Settings, connections_within};
 use super::standing::Standing;
 use crate::admin::{self, History, View};
@@ -81,7 +82,10 @@ impl Sidecar {
         let workers = Workers::start(settings.threads).map_err(Failure::unavailable)?;
         let source = Source {
             identity: report::identity(),
+            run_id: report::run_id(),
             started,
+            admin: admin.local_addr(),
+            application: settings.reporting.as_ref().map(|_| report::Reached::default()),
             drain_timeout: settings.schedule.timeout,
             drain: drain.clone(),
             table: table.clone(),
@@ -126,7 +130,15 @@ impl Sidecar {
         tokio::spawn(empty_parking(Arc::clone(&self.serving)));
         tokio::spawn(self.serving.metrics.clone().keep_up());
         tokio::spawn(self.view.history.clone().record(self.drain.clone()));
-        let final_report = reporter.map(|reporter| self.report(reporter));
+        let news = Arc::new(Notify::new());
+        let final_report = reporter.map(|reporter| self.report(reporter, Arc::clone(&news)));
+        let upstreams: Vec<_> = self
+            .settings
+            .listeners
+            .iter()
+            .map(|(.., listener)| listener.upstream.as_ref().clone())
+            .collect();
+        let reached = self.source.application.clone();
         let admin_addr = self.admin.local_addr();
         let control_addr = self.control.local_addr();
         let endpoints = vec![
@@ -153,6 +165,9 @@ impl Sidecar {
                 .workers
                 .spawn(|| Listening::new(listener, settings, status, serving, permits).run());
         }
+        if let Some(reached) = reached {
+            tokio::spawn(reach::find_out(upstreams, reached, news));
+        }
         Ok(Proxy {
             drain: self.drain,
             serving: self.serving,
@@ -169,7 +184,7 @@ impl Sidecar {
     }
 
     /// Starts to report, and to heed what the controller answers.
-    fn report(&mut self, reporter: Reporter) -> FinalReport {
+    fn report(&mut self, reporter: Reporter, news: Arc<Notify>) -> FinalReport {
         let final_report = reporter.final_report();
         let metrics = self.serving.metrics.clone();
         let stored = Arc::new(Mutex::new(None::<Instant>));
@@ -189,6 +204,7 @@ impl Sidecar {
             snapshot: Arc::new(move || source.report()),
             phase: self.drain.watch_phase(),
             count_changed: self.serving.table.changed(),
+            news,
             answers,
         }));
         tokio::spawn(heed(self.drain.clone(), heard));

@@ -252,7 +252,7 @@ fn urgency(target: &TargetView) -> (u8, u8) {
     let report = &target.report;
     let attention = match () {
         () if target.lost || target.trouble.is_some() || report.forced_closes > 0 => 0,
-        () if target.waiting || target.goal == "hold" => 1,
+        () if target.waiting || ["hold", "awaitsApplication"].contains(&&*target.goal) => 1,
         () => 2,
     };
     let phases = ["Closing", "Draining", "LameDuck", "Serving", "Drained"];
@@ -364,7 +364,10 @@ fn attention(target: &TargetView) -> String {
         marks.push(format!("{} force-closed", target.report.forced_closes));
     }
     if target.goal == "hold" {
-        marks.push("left as it is: too many fell silent at once".to_owned());
+        marks.push("left as it is: silent, and nobody can tell that it is gone".to_owned());
+    }
+    if target.goal == "awaitsApplication" {
+        marks.push("its application takes no connections yet".to_owned());
     }
     if target.waiting {
         marks.push("waits: enough others of its service drain".to_owned());

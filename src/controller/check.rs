@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::Deserialize;
 
-use super::decide::Heard;
+use super::decide::{Application, Heard, Run};
 use crate::api::report::{Report, SCHEMA_VERSION};
 use crate::drain::{Phase, Trigger};
 
@@ -12,10 +12,17 @@ use crate::drain::{Phase, Trigger};
 const MAX_NAME_BYTES: usize = 253;
 
 /// Classes, states, reasons, times and addresses are at most some dozens of characters.
-const MAX_WORD_BYTES: usize = 64;
+const MAX_WORD_BYTES: usize = 48;
 
-/// Classes and listeners of one proxy: each a handful.
-const MAX_ENTRIES: usize = 32;
+/// Classes of one proxy: eight are known.
+const MAX_CLASSES: usize = 16;
+
+/// Listeners of one proxy: a handful.
+const MAX_LISTENERS: usize = 32;
+
+/// All texts of a report together. A proxy's are some hundred bytes; ten thousand targets must fit into the memory
+/// that a controller is given.
+const MAX_TEXT_BYTES: usize = 2048;
 
 /// A deadline that lies further ahead is as good as none.
 const MAX_DRAIN: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -29,10 +36,14 @@ pub(super) enum Error {
     Version { found: String },
     #[error("{field} is longer than {max_bytes} bytes")]
     TooLong { field: &'static str, max_bytes: usize },
-    #[error("{field} has more than {MAX_ENTRIES} entries")]
-    TooMany { field: &'static str },
+    #[error("{field} has more than {max} entries")]
+    TooMany { field: &'static str, max: usize },
+    #[error("all texts together are longer than {MAX_TEXT_BYTES} bytes")]
+    TooMuch,
     #[error("{field} is below {least}")]
     TooSmall { field: &'static str, least: u8 },
+    #[error("runId `{found}` is not 32 hexadecimal digits")]
+    Run { found: String },
     #[error("podName is empty")]
     Nameless,
     #[error("{field} `{found}` holds something else than letters, digits and `-._:`")]
@@ -101,21 +112,42 @@ pub(super) fn check(body: &[u8], now: Now) -> Result<Checked, Error> {
     if report.drain_timeout_seconds < 0.0 {
         return Err(Error::TooSmall { field: "drainTimeoutSeconds", least: 0 });
     }
-    if let Some(text) = &report.drain_start_time {
-        time("drainStartTime", text)?;
-    }
+    let begun = time("startTime", &report.start_time)?;
+    let run = match &report.run_id {
+        Some(text) => Run::parse(text).ok_or_else(|| Error::Run { found: excerpt(text) })?,
+        None => Run::begun(begun),
+    };
+    let drain = report.drain_start_time.as_deref();
+    let drain = drain.map(|text| time("drainStartTime", text)).transpose()?;
     let deadline = report.drain_deadline.as_deref();
     let deadline = deadline.map(|text| time("drainDeadline", text)).transpose()?;
+    // What is left is true whatever the clocks of both hosts say.
+    let deadline = match report.drain_seconds_left {
+        Some(seconds) => Some(now.instant + seconds_left(seconds)?),
+        None => deadline.map(|at| now.instant_of(at)),
+    };
     let heard = Heard {
-        run: time("startTime", &report.start_time)?,
+        run,
         sequence: report.sequence,
         phase,
         must_leave: report.reason.as_deref() == Some(Trigger::Signal.name()),
+        application: match report.application_reached {
+            Some(false) => Application::NotYet,
+            Some(true) | None => Application::Reached,
+        },
         blocking: report.drain_blocking_connections,
-        deadline: deadline.map(|at| now.instant_of(at)),
+        drain,
+        deadline,
         former_weight: report.former_weight,
     };
     Ok(Checked { report, heard })
+}
+
+fn seconds_left(seconds: f64) -> Result<Duration, Error> {
+    if seconds < 0.0 {
+        return Err(Error::TooSmall { field: "drainSecondsLeft", least: 0 });
+    }
+    Ok(Duration::try_from_secs_f64(seconds).unwrap_or(MAX_DRAIN).min(MAX_DRAIN))
 }
 
 fn time(field: &'static str, text: &str) -> Result<SystemTime, Error> {
@@ -153,14 +185,20 @@ fn bounded(report: &Report) -> Result<(), Error> {
     for (field, value) in optional {
         word(field, value.as_deref().unwrap_or_default())?;
     }
-    few("byClass", report.by_class.len())?;
+    few("byClass", report.by_class.len(), MAX_CLASSES)?;
     for class in report.by_class.keys() {
         word("a class in byClass", class)?;
     }
-    few("listeners", report.listeners.len())?;
+    few("listeners", report.listeners.len(), MAX_LISTENERS)?;
     for listener in &report.listeners {
         word("address in listeners", &listener.address)?;
         word("state in listeners", &listener.state)?;
+    }
+    let named: usize = names.iter().map(|(_, value)| value.len()).sum();
+    let classes: usize = report.by_class.keys().map(String::len).sum();
+    let listeners = report.listeners.iter().map(|it| it.address.len() + it.state.len());
+    if named + classes + listeners.sum::<usize>() > MAX_TEXT_BYTES {
+        return Err(Error::TooMuch);
     }
     Ok(())
 }
@@ -181,9 +219,9 @@ fn at_most(max_bytes: usize, field: &'static str, value: &str) -> Result<(), Err
     Ok(())
 }
 
-fn few(field: &'static str, count: usize) -> Result<(), Error> {
-    if count > MAX_ENTRIES {
-        return Err(Error::TooMany { field });
+fn few(field: &'static str, count: usize, max: usize) -> Result<(), Error> {
+    if count > max {
+        return Err(Error::TooMany { field, max });
     }
     Ok(())
 }

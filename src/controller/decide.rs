@@ -5,8 +5,12 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use super::balancer::{Action, Applied, Effective, Error, Outcome};
-use crate::api::report::{Answer, BalancerState, Directive};
+use super::balancer::{Action, Applied, Effective, Error, ErrorKind, Outcome};
+use super::runs::Runs;
+pub use super::runs::{Run, Stale};
+pub use super::silence::Finding;
+use super::silence::Silence;
+use crate::api::report::{Answer, BalancerError, BalancerState, Directive};
 use crate::drain::Phase;
 
 /// A target whose last report is younger than this is not lost, whatever its deadline: two of a
@@ -29,38 +33,33 @@ const WISH_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a report says that matters for a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heard {
-    /// When this run of the proxy began; a later run's reports count from 1 again.
-    pub run: SystemTime,
+    /// Which run of the proxy says it; another run's reports count from 1 again.
+    pub run: Run,
     /// Grows with every report of one run.
     pub sequence: u64,
     /// Where the proxy is in its drain.
     pub phase: Phase,
     /// Whether it drains because it must, by a signal, rather than because somebody asked.
     pub must_leave: bool,
+    /// Whether its application is known to take connections.
+    pub application: Application,
     /// Connections that keep its drain from ending.
     pub blocking: u64,
+    /// When the drain began, by the proxy's clock: it tells one drain from the next.
+    pub drain: Option<SystemTime>,
     /// When the drain force-closes them, by our clock.
     pub deadline: Option<Instant>,
     /// The weight that an earlier answer told it to remember for us.
     pub former_weight: Option<u32>,
 }
 
-/// Why a report changes nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Stale {
-    /// This run has reported that or more already.
-    #[error(
-        "stale: sequence {sequence} is not above {last}, which this run of the proxy has reported already"
-    )]
-    Sequence {
-        /// What came.
-        sequence: u64,
-        /// What had come.
-        last: u64,
-    },
-    /// A later run has reported already.
-    #[error("stale: a later run of the proxy has reported already")]
-    Run,
+/// Whether a target's application takes connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Application {
+    /// It has taken one, or its proxy does not tell.
+    Reached,
+    /// It has not, since this run of the proxy began.
+    NotYet,
 }
 
 /// What the balancer does about a target, as far as it has confirmed.
@@ -80,8 +79,11 @@ pub enum Standing {
 /// What should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Goal {
-    /// Left as it is: too many fell silent at once, so it is us who may be deaf.
+    /// Left as it is: it is silent, and nobody can say that it is gone; or so many fell silent at once that it is us
+    /// who may be deaf.
     Hold,
+    /// Left as it is until its application takes connections.
+    AwaitsApplication,
     /// Sends it connections.
     Registered,
     /// Sends it no new ones.
@@ -133,6 +135,8 @@ enum Permit {
 pub struct Target {
     heard: Heard,
     heard_at: Instant,
+    runs: Runs,
+    silence: Silence,
     standing: Standing,
     /// The order under way.
     under_way: Option<Action>,
@@ -151,6 +155,8 @@ impl Target {
         Target {
             heard,
             heard_at: now,
+            runs: Runs::new(heard.run, heard.sequence, now),
+            silence: Silence::new(now),
             standing: Standing::Unknown,
             under_way: None,
             pause: None,
@@ -165,14 +171,15 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// When it is not newer than what is known; nothing changes then.
+    /// When it is not newer than what is known; then it is a sign of life and nothing else.
     pub fn hear(&mut self, heard: Heard, now: Instant) -> Result<(), Stale> {
-        let last = self.heard;
-        if heard.run < last.run {
-            return Err(Stale::Run);
-        }
-        if heard.run == last.run && heard.sequence <= last.sequence {
-            return Err(Stale::Sequence { sequence: heard.sequence, last: last.sequence });
+        // Whoever reports is there, whatever the report is worth.
+        self.silence.end(now);
+        self.runs.take(heard.run, heard.sequence, now)?;
+        let drains = (self.heard.drain, heard.drain);
+        if matches!(drains, (Some(last), Some(next)) if last != next) {
+            // It served in between, and another replica may have registered it.
+            self.standing = Standing::Unknown;
         }
         self.heard = heard;
         self.heard_at = now;
@@ -235,6 +242,12 @@ impl Target {
         self.wish.filter(|wish| now < wish.until).map(|wish| wish.directive)
     }
 
+    /// Its current run.
+    #[must_use]
+    pub fn run(&self) -> Run {
+        self.runs.current()
+    }
+
     /// What it said last.
     #[must_use]
     pub fn heard(&self) -> Heard {
@@ -271,22 +284,58 @@ impl Target {
         self.former_weight
     }
 
-    /// When it counts as lost unless it says something before.
+    /// When it last gave a sign of life: a report, or an answer when it was looked at.
     #[must_use]
-    pub fn lost_at(&self, fleet: Fleet) -> Instant {
-        let silence = self.heard_at + fleet.lost_after;
-        match self.heard.deadline {
-            Some(deadline) if self.heard.phase != Phase::Serving => {
-                silence.min(deadline + DEADLINE_MARGIN).max(self.heard_at + MIN_SILENCE)
-            }
-            _ => silence,
+    pub fn alive_at(&self) -> Instant {
+        self.silence.since()
+    }
+
+    /// When its silence is long enough to ask whether it is gone.
+    #[must_use]
+    pub fn doubted_at(&self, fleet: Fleet) -> Instant {
+        let alive_at = self.alive_at();
+        let silence = alive_at + fleet.lost_after;
+        match self.ends_by() {
+            Some(end) => silence.min(end).max(alive_at + MIN_SILENCE),
+            None => silence,
         }
+    }
+
+    /// When a drain has surely ended, and with it, if it must leave, its process.
+    fn ends_by(&self) -> Option<Instant> {
+        let deadline = self.heard.deadline.filter(|_| self.heard.phase != Phase::Serving);
+        deadline.map(|deadline| deadline + DEADLINE_MARGIN)
     }
 
     /// Whether it has been silent for too long. One that is drained has said all it had to.
     #[must_use]
+    pub fn is_silent(&self, fleet: Fleet, now: Instant) -> bool {
+        !self.is_over(now) && now >= self.doubted_at(fleet)
+    }
+
+    /// Whether it is gone: it is silent, and somebody else says so too, or its own time is over.
+    #[must_use]
     pub fn is_lost(&self, fleet: Fleet, now: Instant) -> bool {
-        !self.is_over(now) && now >= self.lost_at(fleet)
+        let is_past_its_end = self.heard.must_leave && self.ends_by().is_some_and(|end| now >= end);
+        self.is_silent(fleet, now)
+            && (self.silence.is_confirmed() || is_past_its_end && self.silence.is_unexplained())
+    }
+
+    /// Whether somebody is to be asked now whether it is gone.
+    #[must_use]
+    pub fn wants_look(&self, fleet: Fleet, now: Instant) -> bool {
+        self.is_silent(fleet, now) && !self.is_lost(fleet, now) && self.silence.wants_look(now)
+    }
+
+    /// Whether somebody was asked since its last sign of life, and nobody could tell.
+    #[must_use]
+    pub fn is_unexplained(&self) -> bool {
+        self.silence.is_unexplained()
+    }
+
+    /// What was found by a look that began at `asked_at`.
+    pub fn look(&mut self, finding: Finding, asked_at: Instant, now: Instant) {
+        self.silence.look(finding, asked_at, now);
     }
 
     /// Whether nothing is left that a deregistration could cut.
@@ -301,10 +350,13 @@ impl Target {
         if self.is_over(now) {
             return Goal::Deregistered;
         }
-        let lost = self.is_lost(fleet, now);
+        let (silent, lost) = (self.is_silent(fleet, now), self.is_lost(fleet, now));
         match self.heard.phase {
-            Phase::Serving if lost && fleet.deaf => Goal::Hold,
+            Phase::Serving if silent && (fleet.deaf || !lost) => Goal::Hold,
             _ if lost => Goal::Deregistered,
+            Phase::Serving if self.heard.application == Application::NotYet => {
+                Goal::AwaitsApplication
+            }
             Phase::Serving => Goal::Registered,
             Phase::LameDuck if self.waits() => Goal::Registered,
             _ => Goal::WeightZero,
@@ -317,7 +369,7 @@ impl Target {
             return None;
         }
         match (self.goal(fleet, now), self.standing) {
-            (Goal::Hold, _)
+            (Goal::Hold | Goal::AwaitsApplication, _)
             | (Goal::Registered, Standing::Registered)
             | (Goal::WeightZero, Standing::WeightZero(_) | Standing::Deregistered)
             | (Goal::Deregistered, Standing::Deregistered) => None,
@@ -410,6 +462,11 @@ impl Target {
         Answer {
             sequence: self.heard.sequence,
             balancer: Some(self.balancer(now)),
+            balancer_error: self.trouble.as_ref().and_then(|trouble| match trouble.error.kind {
+                ErrorKind::Denied => Some(BalancerError::Denied),
+                ErrorKind::Refused => Some(BalancerError::Refused),
+                _ => None,
+            }),
             directive,
             former_weight: self.former_weight,
         }

@@ -9,6 +9,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 use super::Shared;
 use super::balancer::{Action, Balancer, Error, ErrorKind, Limits, Order, Outcome};
+use super::look;
 use super::table::Concluded;
 use super::view::TargetId;
 
@@ -21,8 +22,9 @@ const BURST_PART: f64 = 0.5;
 /// Gives orders until it is aborted, which abandons the calls under way.
 pub(super) async fn run(shared: Arc<Shared>, balancer: Arc<dyn Balancer>) {
     let sweeping = sweep(Arc::clone(&shared));
+    let looking = look::run(Arc::clone(&shared), Arc::clone(&balancer));
     let giving = give(shared, balancer);
-    tokio::join!(sweeping, giving);
+    tokio::join!(sweeping, looking, giving);
 }
 
 async fn sweep(shared: Arc<Shared>) {
@@ -46,7 +48,7 @@ async fn sweep(shared: Arc<Shared>) {
                 pod = %identity.pod_name,
                 phase = %report.phase,
                 blocking = report.drain_blocking_connections,
-                "lost: no report for too long",
+                "lost: no report for too long, and it is not there",
             );
             if let Some(fleet) = &shared.fleet {
                 fleet.lost();

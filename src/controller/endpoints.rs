@@ -15,6 +15,7 @@ use super::Shared;
 use super::check::{Now, check};
 use super::events;
 use super::gate::Denied;
+use super::list;
 use super::peers::{FORWARDED, News, THROTTLED};
 use super::table::{Refusal, WishError};
 use super::view::TargetId;
@@ -39,7 +40,7 @@ pub(super) fn router(shared: &Arc<Shared>) -> Router {
     let operators = |answer: Answer| for_operators(shared, answer);
     Router::new()
         .post("/v1/reports", move |request| take(Arc::clone(&posted), request))
-        .get("/v1/targets", operators(|shared, _| list(shared)))
+        .get("/v1/targets", operators(|shared, _| list::answer(shared)))
         .get("/v1/targets/{}", operators(|shared, request| show(shared, request)))
         .get("/v1/events", operators(events::follow))
         .post(
@@ -112,11 +113,6 @@ fn for_operators(
 
 fn ok() -> Response {
     respond::text(StatusCode::OK, "ok\n")
-}
-
-fn list(shared: &Shared) -> Response {
-    let targets = shared.table().list(Instant::now());
-    respond::json(StatusCode::OK, &targets)
 }
 
 fn show(shared: &Shared, request: &Request) -> Response {

@@ -39,8 +39,11 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// see the connection live.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Events at once, of about 1 KiB each: what one follower's connection may hold back.
-const MAX_BATCH: usize = 256;
+/// Events at once, of about 1 KiB each.
+const MAX_BATCH: usize = 32;
+
+/// Text at once, and one event more: what one follower's connection may hold back.
+const MAX_BATCH_BYTES: usize = 64 * 1024;
 
 /// What a browser waits before it connects again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -118,13 +121,21 @@ impl Follower {
             self.catches_up = true;
             write_event(text, "reset", None, "{}");
         }
+        let mut told = version;
+        let mut left = latest.len();
         for (version, change) in latest {
+            left -= 1;
+            told = version;
             match change {
                 Change::Target(view) => write_json(text, "target", version, &view),
                 Change::Gone(id) => write_json(text, "gone", version, id.as_str()),
             }
+            if text.len() >= MAX_BATCH_BYTES {
+                break;
+            }
         }
-        self.since = Some(version);
+        let more = more || left > 0;
+        self.since = Some(if left > 0 { told } else { version });
         self.more = more;
         if self.catches_up && !more {
             self.catches_up = false;

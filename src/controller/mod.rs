@@ -17,9 +17,13 @@ mod events;
 mod fall;
 pub mod gate;
 pub mod kubernetes;
+mod list;
+mod look;
 mod page;
 mod peers;
+mod runs;
 mod service;
+mod silence;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -3,8 +3,7 @@
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
-
-use serde::Serialize;
+use std::sync::Arc;
 
 use crate::api::report::Identity;
 
@@ -13,10 +12,10 @@ use crate::api::report::Identity;
 /// The proxy may say it (`EBBTIDE_SERVICE`). Otherwise it is what the pod's name is without what
 /// Kubernetes appends: `cart-7d9f8c6b5-x2x4z` of a Deployment, `cart-0` of a StatefulSet and `cart-x2x4z`
 /// of a ReplicaSet or a DaemonSet all belong to `cart`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ServiceName {
-    namespace: String,
-    name: String,
+    namespace: Arc<str>,
+    name: Arc<str>,
 }
 
 impl ServiceName {
@@ -25,7 +24,7 @@ impl ServiceName {
             "" => without_suffixes(&identity.pod_name),
             name => name,
         };
-        ServiceName { namespace: identity.namespace.clone(), name: name.to_owned() }
+        ServiceName { namespace: identity.namespace.as_str().into(), name: name.into() }
     }
 
     pub(super) fn namespace(&self) -> &str {

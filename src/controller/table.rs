@@ -1,11 +1,13 @@
 //! Every target, in bounded memory: the last report of each, and what is done about it.
 
+mod addresses;
 mod changes;
+mod looks;
 mod orders;
 mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,10 +24,13 @@ use crate::api::report::{Answer, Report};
 use crate::drain::Phase;
 
 pub(super) use changes::{Change, Changes};
+pub(super) use looks::{Look, Seen};
 pub(super) use orders::Concluded;
 pub(super) use wishes::WishError;
 
+use addresses::Addresses;
 use changes::first_version;
+use looks::Asking;
 use orders::Line;
 
 /// A deregistered target that has been silent for this long is forgotten; any silent one, to make room.
@@ -79,10 +84,18 @@ pub(super) struct Entry {
     /// Whoever waits for the order under way.
     waiting: Option<Arc<Notify>>,
     was_lost: bool,
+    asking: Asking,
     /// A later target has its address: whatever a balancer is told of that concerns the other one.
     superseded: bool,
     /// The target that had its address before, and whose last order must have ended.
     predecessor: Option<TargetId>,
+}
+
+/// A part of the list of targets.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) views: Vec<TargetView>,
+    pub(super) last: Option<TargetId>,
 }
 
 #[derive(Debug)]
@@ -94,11 +107,12 @@ pub(super) struct Table {
     leaving: VecDeque<TargetId>,
     coming: VecDeque<TargetId>,
     timers: BTreeSet<(Instant, TargetId)>,
-    /// Whose each address is: that of the run which began last.
-    addresses: BTreeMap<SocketAddr, TargetId>,
+    addresses: Addresses,
     /// The version of the empty table, unlike any of another controller: see [`first_version`].
     begun: Version,
     version: Version,
+    /// The target of each last change, so that followers need not look through all of them.
+    changed: BTreeMap<Version, TargetId>,
     gone: VecDeque<(Version, TargetId)>,
     /// Until when there is no room unless a target is deregistered.
     full_until: Option<Instant>,
@@ -114,9 +128,10 @@ impl Table {
             leaving: VecDeque::new(),
             coming: VecDeque::new(),
             timers: BTreeSet::new(),
-            addresses: BTreeMap::new(),
+            addresses: Addresses::default(),
             begun,
             version: begun,
+            changed: BTreeMap::new(),
             gone: VecDeque::new(),
             full_until: None,
         }
@@ -144,19 +159,21 @@ impl Table {
                 allowance: Allowance::new(rate, now),
                 sessions: None,
                 fall: Fall::default(),
-                version: self.version,
+                // Of no change yet.
+                version: Version(0),
                 service,
                 issued_at: 0,
                 queued: None,
                 ordered_at: None,
                 waiting: None,
                 was_lost: false,
+                asking: Asking::default(),
                 superseded: false,
                 predecessor: None,
             };
             self.targets.insert(id.clone(), entry);
         }
-        self.claim_addresses(&id);
+        self.claim_addresses(&id, now);
         if !self.targets.contains_key(&id) {
             return Err(Stale::Run.into());
         }
@@ -164,34 +181,6 @@ impl Table {
         self.touch(&id);
         self.queue(&id, now);
         Ok(id)
-    }
-
-    /// A pod's address goes to another pod when it is gone. Balancers know addresses, so nothing may be
-    /// said any more of the one that had it.
-    fn claim_addresses(&mut self, id: &TargetId) {
-        let Some(entry) = self.targets.get(id) else {
-            return;
-        };
-        let run = entry.target.heard().run;
-        let Member { ip, ports, .. } = member(&entry.report, &entry.service);
-        for addr in ip.into_iter().flat_map(|ip| ports.iter().map(move |port| (ip, *port).into())) {
-            let former = self.addresses.get(&addr).filter(|former| *former != id).cloned();
-            let Some(former) = former else {
-                self.addresses.insert(addr, id.clone());
-                continue;
-            };
-            let is_later =
-                self.targets.get(&former).is_some_and(|former| former.target.heard().run > run);
-            if is_later {
-                self.supersede(id);
-                return;
-            }
-            self.addresses.insert(addr, id.clone());
-            self.supersede(&former);
-            if let Some(entry) = self.targets.get_mut(id) {
-                entry.predecessor = Some(former);
-            }
-        }
     }
 
     /// Gives no more orders for a target, and forgets it when the one under way has ended.
@@ -245,8 +234,10 @@ impl Table {
     }
 
     fn forget(&mut self, id: &TargetId) {
-        self.targets.remove(id);
-        self.addresses.retain(|_, owner| owner != id);
+        if let Some(entry) = self.targets.remove(id) {
+            self.changed.remove(&entry.version);
+        }
+        self.addresses.forget(id);
         self.version = self.version.next();
         self.gone.push_back((self.version, id.clone()));
         if self.gone.len() > MAX_GONE {
@@ -256,8 +247,12 @@ impl Table {
 
     fn touch(&mut self, id: &TargetId) {
         self.version = self.version.next();
+        if let Some((id, _)) = self.targets.get_key_value(id) {
+            self.changed.insert(self.version, id.clone());
+        }
         if let Some(entry) = self.targets.get_mut(id) {
-            entry.version = self.version;
+            let before = std::mem::replace(&mut entry.version, self.version);
+            self.changed.remove(&before);
         }
     }
 
@@ -307,9 +302,9 @@ impl Table {
                 services.insert(entry.service.clone(), Census::default());
             }
             let Some(census) = services.get_mut(&entry.service) else { continue };
-            let silence = entry.silence(now);
+            let quiet = now.saturating_duration_since(entry.target.alive_at());
             match entry.target.heard().phase {
-                Phase::Serving if silence >= self.rules.lost_after / 2 => census.silent += 1,
+                Phase::Serving if quiet >= self.rules.lost_after / 2 => census.silent += 1,
                 Phase::Serving => census.serving += 1,
                 Phase::Drained => census.drained += 1,
                 _ => census.draining += 1,
@@ -323,7 +318,20 @@ impl Table {
         self.services.iter()
     }
 
+    /// At most `max` targets behind `after`, or the first ones, ordered by namespace and name.
+    pub(super) fn page(&self, after: Option<&TargetId>, max: usize, now: Instant) -> Page {
+        let from = after.map_or(Bound::Unbounded, |id| Bound::Excluded(id.as_str()));
+        let range = self.targets.range::<str, _>((from, Bound::Unbounded)).take(max);
+        let mut page = Page { views: Vec::with_capacity(max), last: None };
+        for (id, entry) in range {
+            page.views.push(self.view(id, entry, now));
+            page.last = Some(id.clone());
+        }
+        page
+    }
+
     /// Every target, ordered by namespace and name.
+    #[cfg(test)]
     pub(super) fn list(&self, now: Instant) -> Vec<TargetView> {
         self.targets.iter().map(|(id, entry)| self.view(id, entry, now)).collect()
     }

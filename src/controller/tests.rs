@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::balancer::{Log, Outcome};
 use super::check::{Now, check};
-use super::table::{FORGET_AFTER, Refusal, Rules, Table};
+use super::table::{FORGET_AFTER, Refusal, Rules, Seen, Table};
 use super::*;
 use crate::api::client::{Call, Client, Reply};
 use crate::api::report::{Answer, BalancerState, Directive, Identity, SCHEMA_VERSION};
@@ -21,12 +21,14 @@ pub fn report(name: &str, sequence: u64, phase: &str) -> Report {
             pod_name: name.to_owned(),
             ..Identity::default()
         },
+        run_id: None,
         start_time: "2024-05-01T10:00:00Z".to_owned(),
         sequence,
         phase: phase.to_owned(),
         reason: None,
         drain_start_time: None,
         drain_deadline: None,
+        drain_seconds_left: None,
         drain_timeout_seconds: 300.0,
         active_connections: 1,
         drain_blocking_connections: 1,
@@ -37,6 +39,8 @@ pub fn report(name: &str, sequence: u64, phase: &str) -> Report {
         rejected: 0,
         oldest_connection_seconds: 0,
         former_weight: None,
+        admin_port: None,
+        application_reached: None,
         listeners: Vec::new(),
     }
 }
@@ -178,6 +182,8 @@ async fn what_is_no_report_is_told_why() {
     };
     let mut incomplete = good.clone();
     incomplete.as_object_mut().expect("an object").remove("phase");
+    let classes =
+        (0..17).map(|it| (it.to_string(), json!(1))).collect::<serde_json::Map<_, _>>().into();
     let listeners = vec![json!({"address": "", "port": 1, "state": ""}); 33];
     for (body, why) in [
         (json!({}), "missing field `schemaVersion`"),
@@ -195,6 +201,9 @@ async fn what_is_no_report_is_told_why() {
         (with("podUID", json!("a~b")), "podUID `a~b` holds something else"),
         (with("podName", json!("x".repeat(254))), "podName is longer than 253 bytes"),
         (with("listeners", json!(listeners)), "listeners has more than 32"),
+        (with("byClass", classes), "byClass has more than 16"),
+        (with("runId", json!("1")), "runId `1` is not 32 hexadecimal digits"),
+        (with("drainSecondsLeft", json!(-1)), "drainSecondsLeft is below 0"),
     ] {
         let reply = fixture.post(&body).await;
         assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{why}");
@@ -274,6 +283,22 @@ impl Desk {
         given
     }
 
+    /// The pods that are lost now.
+    fn sweep(&mut self, second: u32) -> Vec<String> {
+        let lost = self.table.sweep(self.start.instant + SECOND * second);
+        lost.into_iter().map(|report| report.identity.pod_name).collect()
+    }
+
+    /// Takes every look that is due; returns at whom.
+    fn look(&mut self, second: u32, seen: Seen) -> Vec<String> {
+        let now = self.start.instant + SECOND * second;
+        let looks = self.table.take_looks(usize::MAX, now);
+        for look in &looks {
+            self.table.seen(look, seen, now);
+        }
+        looks.into_iter().map(|look| look.identity.pod_name).collect()
+    }
+
     fn names(&self, after: Duration) -> String {
         let list = self.table.list(self.start.instant + after);
         let names = list.into_iter().map(|target| target.report.identity.pod_name);
@@ -324,6 +349,10 @@ async fn a_full_table_forgets_only_who_will_not_be_missed() {
     let full = desk.store(&report("c", 1, "Draining"), SECOND * 3);
     assert_eq!(full, Err(Refusal::Full { max_targets: 2 }));
     assert_eq!(desk.names(SECOND * 3), "a b");
+    for second in [598, 600] {
+        desk.look(second, Seen::CheckedDown);
+    }
+    desk.obey(SECOND * 600).await;
     let silent = SECOND + FORGET_AFTER;
     desk.store(&drained("c"), silent).expect("a has been silent for long");
     assert_eq!(desk.names(silent), "b c");
@@ -360,11 +389,16 @@ async fn one_silent_target_is_deregistered_and_a_silent_service_is_not() {
     for (sequence, name) in [(2, "web-0"), (2, "web-1"), (2, "web-2")] {
         desk.store(&report(name, sequence, "Serving"), SECOND * 20).expect("newer");
     }
-    let lost = desk.table.sweep(desk.start.instant + SECOND * 30);
-    assert_eq!(lost.len(), 1);
-    assert_eq!(desk.obey(SECOND * 30).await, [("web-3".to_owned(), Action::Deregister)]);
+    assert_eq!(desk.sweep(30), [""; 0], "nobody was asked yet");
+    desk.look(30, Seen::CheckedDown);
+    desk.look(32, Seen::CheckedDown);
+    assert_eq!(desk.sweep(32), ["web-3"]);
+    assert_eq!(desk.obey(SECOND * 32).await, [("web-3".to_owned(), Action::Deregister)]);
     // Now all the others fall silent: that may as well be us.
-    desk.table.sweep(desk.start.instant + SECOND * 60);
+    desk.sweep(50);
+    desk.look(50, Seen::CheckedDown);
+    desk.look(60, Seen::CheckedDown);
+    desk.sweep(60);
     assert_eq!(desk.obey(SECOND * 60).await, []);
     let goals: Vec<_> = desk
         .table
@@ -464,4 +498,65 @@ async fn a_pod_that_inherits_an_address_is_not_deregistered_for_the_one_that_had
     assert!(desk.store(&at_address("old", 0, "Drained"), SECOND * 4).is_err(), "it comes late");
     assert_eq!(desk.obey(SECOND * 40).await, []);
     assert_eq!(desk.names(SECOND * 40), "new");
+}
+
+#[tokio::test]
+async fn a_pod_that_could_be_asked_and_is_not_there_is_lost_and_one_that_could_not_is_not() {
+    let mut desk = Desk::new(10, None);
+    let askable = |name: &str| {
+        let mut report = report(name, 1, "Serving");
+        report.identity.pod_ip = "10.0.0.7".to_owned();
+        report.admin_port = Some(17701);
+        report
+    };
+    for name in ["cart-0", "shop-0", "web-0"] {
+        let report = if name == "web-0" { report(name, 1, "Serving") } else { askable(name) };
+        desk.store(&report, Duration::ZERO).expect("room");
+    }
+    desk.obey(Duration::ZERO).await;
+    let now = desk.start.instant;
+    for look in desk.table.take_looks(10, now) {
+        // A network policy keeps us away from the one.
+        let seen = if look.identity.pod_name == "cart-0" { Seen::Answers } else { Seen::Nobody };
+        desk.table.seen(&look, seen, now);
+    }
+    assert_eq!(desk.look(29, Seen::Nobody), [""; 0], "they report");
+    assert_eq!(desk.look(31, Seen::Nobody), ["cart-0", "shop-0", "web-0"]);
+    assert_eq!(desk.look(33, Seen::Nobody), ["cart-0"]);
+    assert_eq!(desk.sweep(33), ["cart-0"]);
+    assert_eq!(desk.obey(SECOND * 33).await, [("cart-0".to_owned(), Action::Deregister)]);
+    for second in [41, 43, 51, 53] {
+        desk.look(second, Seen::Nobody);
+    }
+    assert_eq!(desk.obey(SECOND * 60).await, []);
+}
+
+#[tokio::test]
+async fn nothing_is_ordered_for_a_silent_pod_whose_address_is_another_pods() {
+    let mut desk = Desk::new(10, None);
+    desk.store(&at_address("old", 0, "Serving"), Duration::ZERO).expect("room");
+    desk.obey(Duration::ZERO).await;
+    assert_eq!(desk.look(31, Seen::Another), ["old"]);
+    assert_eq!(desk.obey(SECOND * 31).await, []);
+    assert_eq!(desk.names(SECOND * 31), "");
+}
+
+#[tokio::test]
+async fn a_clock_that_was_wrong_once_locks_nobody_out() {
+    let mut desk = Desk::new(10, None);
+    let mut early = at_address("a", 0, "Serving");
+    early.start_time = "9999-12-31T23:59:59Z".to_owned();
+    early.sequence = 500;
+    desk.store(&early, Duration::ZERO).expect("room");
+    // The restarted container, with the right clock and a number of its own.
+    let mut later = at_address("a", 0, "Serving");
+    later.run_id = Some("0af7651916cd43dd8448eb211c80319c".to_owned());
+    desk.store(&later, SECOND).expect("another run");
+    later.sequence = 2;
+    desk.store(&later, SECOND * 20).expect("newer");
+    // Another pod at its address, whose clock is behind.
+    let mut heir = at_address("b", 0, "Serving");
+    heir.start_time = "1970-01-01T00:00:00Z".to_owned();
+    desk.store(&heir, SECOND * 21).expect("the last that came");
+    assert_eq!(desk.names(SECOND * 21), "b");
 }

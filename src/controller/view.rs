@@ -61,14 +61,15 @@ pub struct TargetView {
     pub service: String,
     /// How long ago it reported.
     pub age_seconds: f64,
-    /// Whether it has been silent for too long.
+    /// Whether it is gone: silent for too long, and not to be found either.
     pub lost: bool,
     /// Whether its drain waits because enough others of its service drain.
     pub waiting: bool,
     /// What the balancer has applied for it.
     pub balancer: BalancerState,
-    /// What the balancer should be doing: `registered`, `weightZero`, `deregistered`, or `hold`, when so many
-    /// targets fell silent at once that nothing is done about this one.
+    /// What the balancer should be doing: `registered`, `weightZero`, `deregistered`; `hold`, when it is silent and
+    /// nobody can tell that it is gone, or so many fell silent at once that nothing is done about this one; or
+    /// `awaitsApplication`, when it is left as it is until its application takes connections.
     pub goal: String,
     /// What the balancer is being told at this moment.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -144,6 +145,7 @@ impl TargetView {
 fn goal_name(goal: Goal) -> &'static str {
     match goal {
         Goal::Hold => "hold",
+        Goal::AwaitsApplication => "awaitsApplication",
         Goal::Registered => "registered",
         Goal::WeightZero => "weightZero",
         Goal::Deregistered => "deregistered",

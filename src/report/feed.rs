@@ -16,6 +16,8 @@ pub struct Feed {
     pub phase: watch::Receiver<Phase>,
     /// Told with `notify_one` whenever a count changed; as often as you like, it is coalesced.
     pub count_changed: Arc<Notify>,
+    /// Told with `notify_one` when something changed that the controller waits for: it is reported at once.
+    pub news: Arc<Notify>,
     /// Takes every answer that we understood. An answer that finds no room is dropped: the next one
     /// says the same.
     pub answers: mpsc::Sender<Answer>,
@@ -26,8 +28,10 @@ pub struct Feed {
 pub enum Delivery {
     /// No such report is due, or it is still being tried.
     Pending,
-    /// The controller has stored it.
+    /// The controller has stored it, and has done its part.
     Acknowledged,
+    /// The controller has stored it, and the balancer refuses: nothing comes of waiting.
+    Refused,
     /// Its time was over first.
     GivenUp,
 }

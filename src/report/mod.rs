@@ -21,4 +21,4 @@ pub use feed::{Delivery, Feed, FinalReport};
 pub use identity::{IDENTITY_VARIABLES, identity};
 pub use reporter::Reporter;
 pub use settings::{Error, Settings, Wish, parse_url};
-pub use snapshot::Source;
+pub use snapshot::{Reached, Source, run_id};

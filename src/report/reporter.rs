@@ -92,6 +92,8 @@ struct Run {
     sent: Instant,
     /// Whether a count has changed since; once is enough to know.
     counts: Counts,
+    /// Whether there is news that came while a report was under way.
+    news: News,
     /// Failures in a row.
     failures: u32,
     /// Until when the final report is tried; none while it is not owed.
@@ -108,6 +110,12 @@ struct Run {
 enum Counts {
     Reported,
     Changed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    Reported,
+    Waits,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +142,7 @@ impl Run {
             due: now,
             sent: now,
             counts: Counts::Reported,
+            news: News::Reported,
             failures: 0,
             final_deadline: None,
             phase: PhaseSource::Open,
@@ -167,6 +176,10 @@ impl Run {
                     in_flight = None;
                     self.conclude(&outcome);
                 }
+                () = self.feed.news.notified() => {
+                    self.news = News::Waits;
+                    self.due = Instant::now();
+                }
                 () = self.feed.count_changed.notified(), if listening => {
                     self.counts = Counts::Changed;
                     self.due = self.due.min(self.sent + self.urgency().coalesce());
@@ -193,6 +206,7 @@ impl Run {
         self.sequence += 1;
         self.sent = Instant::now();
         self.counts = Counts::Reported;
+        self.news = News::Reported;
         let mut report = (self.feed.snapshot)();
         report.sequence = self.sequence;
         report.identity = self.reporter.identity.clone();
@@ -221,8 +235,13 @@ impl Run {
         }
         // A controller that says nothing of a balancer has no more to do once it has the report.
         let is_done = balancer.is_none_or(|state| state == BalancerState::Deregistered);
-        if is_done && self.told == Told::Drained && *self.feed.phase.borrow() == Phase::Drained {
-            self.acknowledge();
+        let is_refused = outcome.answer.is_some_and(|answer| answer.balancer_error.is_some());
+        if self.told == Told::Drained && *self.feed.phase.borrow() == Phase::Drained {
+            if is_done {
+                self.end(Delivery::Acknowledged);
+            } else if is_refused {
+                self.end(Delivery::Refused);
+            }
         }
         let urgency = self.urgency();
         self.due = now + urgency.heartbeat(fastrand::f64());
@@ -234,6 +253,9 @@ impl Run {
         if self.counts == Counts::Changed {
             self.due = self.due.min(self.sent + urgency.coalesce());
         }
+        if self.news == News::Waits {
+            self.due = now;
+        }
     }
 
     fn take(&mut self, answer: Answer) {
@@ -242,13 +264,26 @@ impl Run {
         let _unheard = self.feed.answers.try_send(answer);
     }
 
-    fn acknowledge(&mut self) {
+    /// The final report need not be sent again.
+    fn end(&mut self, end: Delivery) {
         self.final_deadline = None;
-        let is_news = self.reporter.delivery.send_if_modified(|delivery| {
-            std::mem::replace(delivery, Delivery::Acknowledged) != Delivery::Acknowledged
-        });
-        if is_news {
-            tracing::info!(sequence = self.sequence, "the controller knows that the drain is over");
+        let is_news = self
+            .reporter
+            .delivery
+            .send_if_modified(|delivery| std::mem::replace(delivery, end) != end);
+        match end {
+            _ if !is_news => {}
+            Delivery::Refused => tracing::warn!(
+                sequence = self.sequence,
+                "the controller knows that the drain is over, but its balancer refuses to deregister the target: see \
+                 the controller's log"
+            ),
+            _ => {
+                tracing::info!(
+                    sequence = self.sequence,
+                    "the controller knows that the drain is over"
+                );
+            }
         }
     }
 

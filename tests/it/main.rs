@@ -60,6 +60,7 @@ mod rolling;
 mod run;
 mod run_application;
 mod settings;
+mod silence;
 mod targets;
 mod transparency;
 mod unfinished;

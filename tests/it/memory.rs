@@ -42,7 +42,7 @@ fn an_idle_connection_holds_no_buffer() {
     });
 }
 
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// Answers every request with the same response.
@@ -131,7 +131,7 @@ fn report_strangers(
         let taken = (first..first + each).filter(|number| {
             let body = report(*number).to_string();
             let head = format!(
-                "POST /v1/reports HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+                "POST /v1/reports HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\n\r\n",
                 body.len()
             );
             stream.write_all((head + &body).as_bytes()).expect("taken");

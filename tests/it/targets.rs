@@ -24,7 +24,7 @@ fn report(controller: &Ebbtide, pod: &str, class: &str) {
     let length = body.len();
     write!(
         stream,
-        "POST /v1/reports HTTP/1.1\r\nHost: c\r\nContent-Length: {length}\r\n\r\n{body}"
+        "POST /v1/reports HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n\r\n{body}"
     )
     .expect("sent");
     assert_eq!(http::receive(&mut stream).expect("an answer").status, 200);

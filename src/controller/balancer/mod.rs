@@ -222,6 +222,20 @@ impl Default for Limits {
 /// A call under way.
 pub type Applying<'a> = Pin<Box<dyn Future<Output = Vec<Outcome>> + Send + 'a>>;
 
+/// What a balancer's own health check says of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// It succeeds.
+    Up,
+    /// It fails.
+    Down,
+    /// There is none, or the balancer can't be asked.
+    Unknown,
+}
+
+/// A question under way.
+pub type Seeing<'a> = Pin<Box<dyn Future<Output = Sight> + Send + 'a>>;
+
 /// A load balancer.
 pub trait Balancer: Send + Sync {
     /// Its name, as the configuration spells it.
@@ -237,6 +251,15 @@ pub trait Balancer: Send + Sync {
     ///
     /// The future is dropped when [`Limits::timeout`] is over; the orders then come again.
     fn apply<'a>(&'a self, orders: &'a [Order]) -> Applying<'a>;
+
+    /// Says what the balancer's own health check says of a target that is silent. Most can't tell.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped.
+    fn sees<'a>(&'a self, _member: &'a Member) -> Seeing<'a> {
+        Box::pin(std::future::ready(Sight::Unknown))
+    }
 }
 
 /// The balancer's part of the configuration: its kind, and what that kind wants to know.

@@ -10,11 +10,13 @@ const FLEET: Fleet = Fleet { lost_after: Duration::from_secs(30), deaf: false };
 
 fn heard(sequence: u64, phase: Phase) -> Heard {
     Heard {
-        run: SystemTime::UNIX_EPOCH,
+        run: Run::begun(SystemTime::UNIX_EPOCH),
         sequence,
         phase,
         must_leave: true,
+        application: Application::Reached,
         blocking: u64::from(phase != Phase::Drained),
+        drain: None,
         deadline: None,
         former_weight: None,
     }
@@ -22,6 +24,13 @@ fn heard(sequence: u64, phase: Phase) -> Heard {
 
 fn failure() -> Outcome {
     Error::new(ErrorKind::Unreachable, "nobody there").into()
+}
+
+/// Two looks, of which each finds this.
+fn look_twice(target: &mut Target, finding: Finding, now: Instant) {
+    for _ in 0..2 {
+        target.look(finding, now, now);
+    }
 }
 
 /// Gives the order that is due, and lets the balancer confirm it.
@@ -106,7 +115,8 @@ fn stale_reports_change_nothing() {
         let stale = Stale::Sequence { sequence, last: 5 };
         assert_eq!(target.hear(heard(sequence, Phase::Serving), now), Err(stale));
     }
-    let later = Heard { run: SystemTime::UNIX_EPOCH + SECOND, ..heard(1, Phase::Serving) };
+    let later =
+        Heard { run: Run::begun(SystemTime::UNIX_EPOCH + SECOND), ..heard(1, Phase::Serving) };
     target.hear(later, now).expect("a later run counts anew");
     assert_eq!(target.hear(heard(9, Phase::Drained), now), Err(Stale::Run));
     assert_eq!(target.heard().phase, Phase::Serving);
@@ -145,12 +155,113 @@ fn a_target_without_reports_is_lost_and_comes_back_when_it_speaks() {
     let start = Instant::now();
     let mut target = Target::new(heard(1, Phase::Serving), start);
     obey(&mut target, start);
-    assert_eq!(target.order(FLEET, start + 29 * SECOND), None);
+    assert!(!target.wants_look(FLEET, start + 29 * SECOND));
+    assert!(target.wants_look(FLEET, start + 30 * SECOND));
+    assert_eq!(target.goal(FLEET, start + 30 * SECOND), Goal::Hold, "nobody was asked");
+    look_twice(&mut target, Finding::Gone, start + 30 * SECOND);
     let deaf = Fleet { deaf: true, ..FLEET };
     assert_eq!(target.goal(deaf, start + 30 * SECOND), Goal::Hold);
     assert_eq!(obey(&mut target, start + 30 * SECOND), Some(Action::Deregister));
+    assert!(!target.wants_look(FLEET, start + 300 * SECOND), "it is lost");
     target.hear(heard(2, Phase::Serving), start + 31 * SECOND).expect("newer");
     assert_eq!(obey(&mut target, start + 31 * SECOND), Some(Action::Register));
+}
+
+#[test]
+fn a_silent_target_that_is_there_keeps_its_place() {
+    let start = Instant::now();
+    let mut now = start;
+    let mut target = Target::new(heard(1, Phase::Serving), start);
+    obey(&mut target, start);
+    for _ in 0..10 {
+        now += 31 * SECOND;
+        assert!(target.wants_look(FLEET, now));
+        target.look(Finding::There, now, now);
+        assert_eq!((target.goal(FLEET, now), target.order(FLEET, now)), (Goal::Registered, None));
+    }
+    now += 31 * SECOND;
+    look_twice(&mut target, Finding::Unknown, now);
+    assert_eq!(target.goal(FLEET, now), Goal::Hold, "nobody can tell");
+    assert_eq!(target.order(FLEET, now + 3600 * SECOND), None);
+}
+
+#[test]
+fn whoever_reports_is_not_lost_whatever_the_report_is_worth() {
+    let start = Instant::now();
+    let run = |number| Run::begun(SystemTime::UNIX_EPOCH + SECOND * number);
+    let mut target = Target::new(Heard { run: run(1), ..heard(1, Phase::Serving) }, start);
+    target.hear(Heard { run: run(2), ..heard(1, Phase::Serving) }, start).expect("another run");
+    let late = Heard { run: run(1), ..heard(2, Phase::Serving) };
+    assert_eq!(target.hear(late, start + 19 * SECOND), Err(Stale::Run));
+    assert!(!target.is_silent(FLEET, start + 48 * SECOND));
+    assert!(target.is_silent(FLEET, start + 49 * SECOND));
+}
+
+#[test]
+fn a_pod_whose_own_time_is_over_is_lost_when_nobody_can_tell() {
+    let start = Instant::now();
+    let deadline = Some(start + 60 * SECOND);
+    let leaves = Heard { deadline, ..heard(1, Phase::Draining) };
+    let mut target = Target::new(leaves, start);
+    look_twice(&mut target, Finding::Unknown, start + 30 * SECOND);
+    assert!(!target.is_lost(FLEET, start + 69 * SECOND), "its drain may go on");
+    assert!(target.is_lost(FLEET, start + 70 * SECOND));
+    let mut asked = Target::new(Heard { must_leave: false, ..leaves }, start);
+    look_twice(&mut asked, Finding::Unknown, start + 30 * SECOND);
+    assert!(!asked.is_lost(FLEET, start + 3600 * SECOND), "it stays when it is drained");
+}
+
+#[test]
+fn a_target_is_registered_when_its_application_is_reached() {
+    let now = Instant::now();
+    let alone =
+        |sequence| Heard { application: Application::NotYet, ..heard(sequence, Phase::Serving) };
+    let mut target = Target::new(alone(1), now);
+    assert_eq!(
+        (target.goal(FLEET, now), target.order(FLEET, now)),
+        (Goal::AwaitsApplication, None)
+    );
+    target.hear(heard(2, Phase::Serving), now).expect("newer");
+    assert_eq!(obey(&mut target, now), Some(Action::Register));
+    // Its container is restarted: whatever the balancer does stays as it is.
+    let run = Run::begun(SystemTime::UNIX_EPOCH + SECOND);
+    target.hear(Heard { run, ..alone(1) }, now).expect("another run");
+    assert_eq!(target.order(FLEET, now), None);
+    target.hear(Heard { run, ..heard(2, Phase::LameDuck) }, now).expect("newer");
+    assert_eq!(obey(&mut target, now), Some(Action::WeightZero), "a drain does not wait for it");
+}
+
+#[test]
+fn weight_zero_of_an_earlier_drain_is_not_claimed_for_the_next() {
+    let now = Instant::now();
+    let drain = |seconds, sequence| Heard {
+        drain: Some(SystemTime::UNIX_EPOCH + SECOND * seconds),
+        ..heard(sequence, Phase::LameDuck)
+    };
+    let mut target = Target::new(drain(1, 1), now);
+    assert_eq!(obey(&mut target, now), Some(Action::WeightZero));
+    target.hear(drain(1, 2), now).expect("newer");
+    assert_eq!(target.balancer(now), BalancerState::WeightZero);
+    // What it said in between was told to another replica.
+    target.hear(drain(2, 9), now).expect("newer");
+    assert_eq!(target.balancer(now), BalancerState::Pending);
+    assert_eq!(obey(&mut target, now), Some(Action::WeightZero));
+}
+
+#[test]
+fn an_answer_says_that_the_balancer_refuses() {
+    let now = Instant::now();
+    let mut target = Target::new(heard(1, Phase::Drained), now);
+    for (kind, said) in [
+        (ErrorKind::Denied, Some(BalancerError::Denied)),
+        (ErrorKind::Refused, Some(BalancerError::Refused)),
+        (ErrorKind::Unreachable, None),
+        (ErrorKind::Throttled, None),
+    ] {
+        target.begin(Action::Deregister);
+        target.conclude(Error::new(kind, "no").into(), now, 0.0);
+        assert_eq!(target.answer(now).balancer_error, said, "{kind:?}");
+    }
 }
 
 #[test]
@@ -161,12 +272,13 @@ fn a_draining_target_is_lost_soon_after_its_deadline_but_not_while_it_speaks() {
         ..heard(sequence, Phase::Draining)
     };
     let target = Target::new(with(1, 5 * SECOND), start);
-    assert_eq!(target.lost_at(FLEET), start + 15 * SECOND);
+    assert_eq!(target.doubted_at(FLEET), start + 15 * SECOND);
     let target = Target::new(with(1, 300 * SECOND), start);
-    assert_eq!(target.lost_at(FLEET), start + 30 * SECOND);
+    assert_eq!(target.doubted_at(FLEET), start + 30 * SECOND);
     let mut target = Target::new(with(1, 5 * SECOND), start);
     target.hear(with(2, 5 * SECOND), start + 14 * SECOND).expect("newer");
-    assert_eq!(target.lost_at(FLEET), start + 24 * SECOND, "its clock may differ from ours");
+    assert_eq!(target.doubted_at(FLEET), start + 24 * SECOND, "its clock may differ from ours");
+    look_twice(&mut target, Finding::Gone, start + 24 * SECOND);
     let deaf = Fleet { deaf: true, ..FLEET };
     assert_eq!(target.goal(deaf, start + 24 * SECOND), Goal::Deregistered);
 }
@@ -212,6 +324,8 @@ enum Event {
     Lose(usize),
     /// The balancer is told what is due.
     Order(Fate),
+    /// Somebody looks at it.
+    Look(Finding),
     /// Time passes.
     Pass(u64),
 }
@@ -235,7 +349,9 @@ fn event() -> impl Strategy<Value = Event> {
         Fate::Failed,
         Fate::Unheard,
     ]);
+    let finding = prop::sample::select(vec![Finding::There, Finding::Gone, Finding::Unknown]);
     prop_oneof![
+        2 => finding.prop_map(Event::Look),
         3 => (phase, 0..3_u64).prop_map(|(phase, blocking)| Event::Report { phase, blocking }),
         4 => any::<usize>().prop_map(Event::Arrive),
         1 => any::<usize>().prop_map(Event::Lose),
@@ -254,6 +370,8 @@ struct World {
     sends: bool,
     knows: bool,
     deadline: Option<Instant>,
+    /// Looks in a row, since a report came, that found nobody.
+    gone: u32,
 }
 
 impl World {
@@ -266,6 +384,7 @@ impl World {
             sends: true,
             knows: true,
             deadline: None,
+            gone: 0,
         }
     }
 
@@ -284,6 +403,7 @@ impl World {
                 }
             }
             Event::Order(fate) => self.order(fate),
+            Event::Look(finding) => self.look(finding),
             Event::Pass(seconds) => self.now += SECOND * u32::try_from(seconds).expect("small"),
         }
     }
@@ -300,7 +420,16 @@ impl World {
         self.on_their_way.push(report);
     }
 
+    fn look(&mut self, finding: Finding) {
+        let Some(target) = self.target.as_mut().filter(|it| it.wants_look(FLEET, self.now)) else {
+            return;
+        };
+        target.look(finding, self.now, self.now);
+        self.gone = if finding == Finding::Gone { self.gone + 1 } else { 0 };
+    }
+
     fn arrive(&mut self, report: Heard) {
+        self.gone = 0;
         match &mut self.target {
             None => self.target = Some(Target::new(report, self.now)),
             Some(target) => {
@@ -319,6 +448,8 @@ impl World {
         match action {
             Action::Register => assert_eq!(last.phase, Phase::Serving, "it drains"),
             Action::Deregister => {
+                let is_over = last.phase != Phase::Serving;
+                assert!(is_over || self.gone >= 2, "silence alone proves nothing: {last:?}");
                 let lives = is_fresh && last.blocking > 0;
                 let before_deadline = last.deadline.is_none_or(|at| self.now < at);
                 assert!(
@@ -350,6 +481,7 @@ impl World {
     /// From now on everything works, for as long as the longest pause and the longest silence.
     fn settle(&mut self) {
         for _ in 0..100 {
+            self.look(Finding::Gone);
             self.order(Fate::Confirmed);
             self.now += SECOND;
         }

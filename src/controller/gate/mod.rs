@@ -137,6 +137,8 @@ pub(super) enum Denied {
     NoOperators,
     #[error("a page from somewhere else may not ask for this")]
     OtherOrigin,
+    #[error("reports come from proxies, not from browsers: send neither Origin nor Sec-Fetch-Site")]
+    Browser,
     #[error("without --auth the controller answers only to an address or localhost as its name")]
     OtherName,
 }
@@ -165,6 +167,7 @@ impl Denied {
             | Denied::OtherAddress { .. }
             | Denied::NoOperators
             | Denied::OtherOrigin
+            | Denied::Browser
             | Denied::OtherName => StatusCode::FORBIDDEN,
         };
         let mut response = respond::text(status, format!("{self}\n"));
@@ -226,10 +229,14 @@ impl Gate {
     /// Lets a proxy report.
     pub(super) async fn admit_proxy(&self, head: &Parts) -> Result<Speaker, Denied> {
         let headers = &head.headers;
-        if !origin::is_ours(headers) {
-            return Err(Denied::OtherOrigin);
+        // No page sends reports, not even ours: what a browser sends is somebody else's doing.
+        if origin::is_of_a_browser(headers) {
+            return Err(Denied::Browser);
         }
         match &self.proxies {
+            Proxies::Open(Names::Own) if !origin::names_an_address(headers) => {
+                return Err(Denied::OtherName);
+            }
             Proxies::Open(_) => {}
             Proxies::Token(tokens) => match shown(headers) {
                 None => return Err(Denied::NoProxyToken),

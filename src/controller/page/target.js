@@ -58,7 +58,7 @@ function show_balancer(view) {
   const list = [
     ["applied", view.balancer === "pending" ? "nothing that is known" : state(view.balancer)],
     ["wanted", view.goal === "hold"
-      ? "left as it is: too many of its service fell silent at once" : state(view.goal)]
+      ? "left as it is: it is silent, and nobody can tell that it is gone" : state(view.goal)]
   ];
   if (view.order) list.push(["being told", view.order.replaceAll("_", " ")]);
   if (view.directive) list.push(["the proxy is to", view.directive]);

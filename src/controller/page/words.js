@@ -17,7 +17,7 @@ export const DOORS = {
 export const TRIGGERS = { Signal: "a signal", Endpoint: "POST /drain", Controller: "the controller" };
 const STATES = {
   pending: "pending", registered: "registered", weightZero: "weight zero",
-  deregistered: "deregistered", hold: "left as it is"
+  deregistered: "deregistered", hold: "left as it is", awaitsApplication: "when its application is there"
 };
 
 export const at = id => document.getElementById(id);
@@ -74,6 +74,7 @@ export function marks(view) {
   if (view.trouble) all.push([view.trouble.kind.replaceAll("_", " "), "bad"]);
   if (view.report.forcedCloses > 0) all.push([count(view.report.forcedCloses) + " force-closed", "bad"]);
   if (view.goal === "hold") all.push(["hold", "warm"]);
+  if (view.goal === "awaitsApplication") all.push(["application", "warm"]);
   if (view.waiting) all.push(["waiting", "warm"]);
   if (view.directive === "drain") all.push(["drain asked", ""]);
   if (view.directive === "undrain") all.push(["undrain asked", ""]);

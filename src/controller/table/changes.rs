@@ -1,5 +1,6 @@
 //! What changed since a follower looked last.
 
+use std::ops::Bound;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Entry, MAX_GONE, Table};
@@ -42,7 +43,10 @@ impl Table {
         };
         let gone = self.gone.iter().filter(|(version, _)| complete && *version > since);
         let gone = gone.filter(|(_, id)| !self.targets.contains_key(id));
-        let changed = self.targets.iter().filter(|(_, entry)| entry.version > since);
+        let behind = (Bound::Excluded(since), Bound::Unbounded);
+        // One more than fits says that there are more.
+        let changed = self.changed.range(behind).take(max + 1);
+        let changed = changed.filter_map(|(_, id)| self.targets.get_key_value(id));
         let mut latest: Vec<(Version, &TargetId, Option<&Entry>)> = gone
             .map(|(version, id)| (*version, id, None))
             .chain(changed.map(|(id, entry)| (entry.version, id, Some(entry))))

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::support::{FOREVER, Proxy, who};
-use crate::api::report::{Answer, BalancerState, Report};
+use crate::api::report::{Answer, BalancerError, BalancerState, Report};
 use crate::drain::Phase;
 use crate::report::delivery::{Carrier, InFlight, Outcome};
 use crate::report::{Attempt, Delivery, Reporter};
@@ -24,6 +24,8 @@ enum Fate {
     Stored,
     /// Stored, with what the balancer has applied, and a weight to remember.
     Told(BalancerState, Option<u32>),
+    /// Stored, and the balancer denies what it is told.
+    Denied,
     Refused,
     Never,
 }
@@ -36,9 +38,14 @@ impl Carrier for Scripted {
         if let Fate::Told(balancer, former_weight) = fate {
             answer = Answer { balancer: Some(balancer), former_weight, ..answer };
         }
+        if let Fate::Denied = fate {
+            let (balancer, balancer_error) =
+                (Some(BalancerState::Pending), Some(BalancerError::Denied));
+            answer = Answer { balancer, balancer_error, ..answer };
+        }
         let _test_is_over = self.sent.send((Instant::now(), report));
         let attempt = match fate {
-            Fate::Stored | Fate::Told(..) => Attempt::Ok,
+            Fate::Stored | Fate::Told(..) | Fate::Denied => Attempt::Ok,
             Fate::Refused => Attempt::ConnectError,
             Fate::Never => return Box::pin(std::future::pending()),
         };
@@ -292,4 +299,20 @@ async fn what_the_controller_wants_remembered_is_repeated_until_it_no_longer_doe
         told.push(line.next().await.1.former_weight);
     }
     assert_eq!(told, [None, None, Some(70), Some(70), None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn news_goes_out_at_once() {
+    let (proxy, mut line) = start(Phase::Serving, FOREVER, |_| Fate::Stored);
+    let (began, _) = line.next().await;
+    tokio::time::advance(SECOND).await;
+    proxy.news.notify_one();
+    assert_eq!(line.next().await.0, began + SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_balancer_that_refuses_is_not_waited_for() {
+    let (mut proxy, mut line) = start(Phase::Drained, FOREVER, |_| Fate::Denied);
+    line.next().await;
+    assert_eq!(proxy.final_report.wait().await, Delivery::Refused);
 }

@@ -24,6 +24,7 @@ pub const FOREVER: Duration = Duration::from_secs(3600);
 pub struct Proxy {
     pub phase: watch::Sender<Phase>,
     pub count_changed: Arc<Notify>,
+    pub news: Arc<Notify>,
     pub answers: mpsc::Receiver<Answer>,
     pub attempts: mpsc::UnboundedReceiver<Attempt>,
     pub final_report: FinalReport,
@@ -47,16 +48,19 @@ impl Proxy {
         let phase = watch::Sender::new(phase);
         let count = Arc::new(AtomicU64::new(0));
         let count_changed = Arc::new(Notify::new());
+        let news = Arc::new(Notify::new());
         let (answer, answers) = mpsc::channel(1);
         let feed = Feed {
             snapshot: snapshot(phase.subscribe(), Arc::clone(&count)),
             phase: phase.subscribe(),
             count_changed: Arc::clone(&count_changed),
+            news: Arc::clone(&news),
             answers: answer,
         };
         Proxy {
             phase,
             count_changed,
+            news,
             answers,
             attempts,
             final_report,
@@ -86,12 +90,14 @@ fn snapshot(
         Report {
             schema_version: SCHEMA_VERSION.to_owned(),
             identity: Identity::default(),
+            run_id: Some("0af7651916cd43dd8448eb211c80319c".to_owned()),
             start_time: "2024-05-01T10:00:00Z".to_owned(),
             sequence: 0,
             phase: phase.name().to_owned(),
             reason: draining.then(|| "Endpoint".to_owned()),
             drain_start_time: draining.then(|| "2024-05-01T11:00:00.250Z".to_owned()),
             drain_deadline: draining.then(|| "2024-05-01T11:05:00.250Z".to_owned()),
+            drain_seconds_left: draining.then_some(299.5),
             drain_timeout_seconds: 300.0,
             active_connections: count,
             drain_blocking_connections: count,
@@ -102,6 +108,8 @@ fn snapshot(
             rejected: 3,
             oldest_connection_seconds: 5120,
             former_weight: None,
+            admin_port: Some(17701),
+            application_reached: Some(true),
             listeners: vec![ListenerReport {
                 address: "0.0.0.0".to_owned(),
                 port: 8080,

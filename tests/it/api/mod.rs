@@ -4,6 +4,7 @@ mod access;
 mod events;
 mod limits;
 mod peers;
+mod size;
 mod tls;
 
 use std::io::Write;

@@ -129,6 +129,8 @@ fn a_peer_option_that_is_missing_or_wrong_is_named() {
         ([&mtls[..], &peer].concat(), "--peer-cert and --peer-key too"),
         ([&peer[..], &["--peer-cert", &certificate]].concat(), "want each other"),
         ([&peer[..], &["--peer-cert", "/nowhere", "--peer-key", &key]].concat(), "/nowhere"),
+        ([&peer[..2], &["--peer-ca", "/nowhere"]].concat(), "--peer-ca takes a PEM file"),
+        ([&peer[..2], &["--peer-ca", &key]].concat(), "--peer-ca takes a PEM file"),
     ] {
         let (status, _, error) = run(&[&["controller", "--check-config"], &args[..]].concat());
         assert_eq!(status, Some(64), "{args:?}: {error}");

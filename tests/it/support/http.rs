@@ -40,7 +40,24 @@ pub fn answer(mut stream: TcpStream) -> io::Result<Reply> {
         .nth(1)
         .and_then(|status| status.parse().ok())
         .ok_or_else(|| io::Error::other(format!("no status: {head:?}")))?;
-    Ok(Reply { status, head: head.to_owned(), body: body.to_owned() })
+    let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    let body = if is_chunked { unchunked(body)? } else { body.to_owned() };
+    Ok(Reply { status, head: head.to_owned(), body })
+}
+
+/// The body that is sent in these chunks.
+fn unchunked(mut chunks: &str) -> io::Result<String> {
+    let broken = || io::Error::other("broken chunks");
+    let mut body = String::new();
+    loop {
+        let (size, rest) = chunks.split_once("\r\n").ok_or_else(broken)?;
+        let size = usize::from_str_radix(size, 16).map_err(io::Error::other)?;
+        if size == 0 {
+            return Ok(body);
+        }
+        body.push_str(rest.get(..size).ok_or_else(broken)?);
+        chunks = rest.get(size..).and_then(|rest| rest.strip_prefix("\r\n")).ok_or_else(broken)?;
+    }
 }
 
 /// Sends a request as a kubelet's hook does, which keeps its connection; the answer is not read.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::super::{Action, Applied, Error, ErrorKind, Order, Outcome};
+use super::super::{Action, Applied, Error, ErrorKind, Member, Order, Outcome, Sight};
 use super::plan::{self, Table};
 use super::runtime::{Session, Socket};
 use super::servers::{Load, Server};
@@ -16,6 +16,22 @@ const QUEUE_PERIOD: Duration = Duration::from_millis(500);
 /// When to try again to delete a server that still has connections. HAProxy drops its idle ones within
 /// five seconds (`pool-purge-delay`).
 const DELETE_PERIOD: Duration = Duration::from_secs(1);
+
+/// What the checks of one HAProxy say of a target.
+///
+/// # Errors
+///
+/// When HAProxy could not be spoken to.
+pub(super) async fn look(
+    socket: &Socket,
+    policy: &Policy,
+    member: &Member,
+) -> Result<Sight, Error> {
+    let mut session = Session::open(socket).await?;
+    let table = Table::read(&mut session, &policy.backends).await?;
+    let checks = table.find(policy, member).into_iter().map(|server| server.check);
+    Ok(checks.reduce(plan::either).unwrap_or(Sight::Unknown))
+}
 
 /// Carries out `orders` at one HAProxy; the outcomes are in their order.
 ///

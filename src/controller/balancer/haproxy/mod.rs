@@ -15,7 +15,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Applied, Applying, Balancer, ConfigError, Error, ErrorKind, Limits, Order, Outcome};
+use super::{
+    Applied, Applying, Balancer, ConfigError, Error, ErrorKind, Limits, Member, Order, Outcome,
+    Seeing, Sight,
+};
 use runtime::Socket;
 
 /// How long an HAProxy may take for a batch, unless the configuration says otherwise. Its commands take
@@ -219,6 +222,16 @@ impl Balancer for Haproxy {
                 outcomes = outcomes.into_iter().zip(others).map(|(a, b)| both(a, b)).collect();
             }
             outcomes
+        })
+    }
+
+    /// Up where one check of one HAProxy succeeds, down where all of them fail.
+    fn sees<'a>(&'a self, member: &'a Member) -> Seeing<'a> {
+        Box::pin(async move {
+            let looks = self.sockets.iter().map(|it| batch::look(it, &self.policy, member));
+            let looks = tokio::time::timeout(self.timeout, join_all(looks)).await;
+            let checks = looks.into_iter().flatten().map(|look| look.unwrap_or(Sight::Unknown));
+            checks.reduce(plan::either).unwrap_or(Sight::Unknown)
         })
     }
 }

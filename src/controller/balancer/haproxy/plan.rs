@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use super::super::{Action, Error, ErrorKind, Member, Order};
+use super::super::{Action, Error, ErrorKind, Member, Order, Sight};
 use super::runtime::Session;
 use super::servers::{self, Server};
 use super::{AddServer, Deregister, Match, Policy, WeightZero};
@@ -47,6 +47,15 @@ impl Table {
     /// The target's servers.
     pub(super) fn find(&self, policy: &Policy, member: &Member) -> Vec<&Server> {
         self.servers.iter().filter(|it| policy.is_of(it, member)).collect()
+    }
+}
+
+/// What two checks of one target say: up if one says so, down if both do.
+pub(super) fn either(one: Sight, other: Sight) -> Sight {
+    match (one, other) {
+        (Sight::Up, _) | (_, Sight::Up) => Sight::Up,
+        (Sight::Down, Sight::Down) => Sight::Down,
+        _ => Sight::Unknown,
     }
 }
 

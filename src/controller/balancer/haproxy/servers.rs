@@ -2,12 +2,23 @@
 
 use std::net::IpAddr;
 
+use super::super::Sight;
+
 /// Put into maintenance by command or configuration (HAProxy's `SRV_ADMF_FMAINT`).
 const FORCED_MAINTENANCE: u32 = 0x01;
 /// Drained by command (`SRV_ADMF_FDRAIN`).
 const FORCED_DRAIN: u32 = 0x08;
 /// Only tells that the configuration said `disabled` (`SRV_ADMF_CMAINT`); keeps nothing away.
 const CONFIGURED_MAINTENANCE: u32 = 0x04;
+
+/// A check is configured and goes on (`CHK_ST_CONFIGURED`, `CHK_ST_ENABLED`), and nobody has paused it (`CHK_ST_PAUSED`).
+const CHECK_STATE: u32 = 0x02 | 0x04;
+const CHECK_PAUSED: u32 = 0x08;
+
+/// The last check succeeded: L4OK, L6OK, L7OK, L7OKC, PROCOK.
+const CHECK_SUCCEEDED: [u32; 5] = [6, 9, 15, 16, 20];
+/// It failed: L4TOUT, L4CON, L6TOUT, L6RSP, L7TOUT, L7RSP, L7STS, PROCERR, PROCTOUT. Others are none, or HAProxy's own.
+const CHECK_FAILED: [u32; 9] = [7, 8, 10, 11, 12, 13, 17, 18, 19];
 
 /// The longest name that is put into a command: that of a pod.
 const MAX_NAME_BYTES: usize = 253;
@@ -36,6 +47,8 @@ pub(super) struct Server {
     pub(super) weight: u32,
     /// As configured.
     pub(super) initial_weight: u32,
+    /// What its health check says.
+    pub(super) check: Sight,
 }
 
 impl Server {
@@ -85,6 +98,7 @@ pub(super) fn parse(reply: &str) -> Option<Vec<Server>> {
             admin: cell("srv_admin_state")?.parse().ok()?,
             weight: cell("srv_uweight")?.parse().ok()?,
             initial_weight: cell("srv_iweight")?.parse().ok()?,
+            check: sight(cell("srv_check_state"), cell("srv_check_status")),
         });
     }
     Some(servers)
@@ -115,6 +129,17 @@ impl Load {
             }
         }
         Some(Load::default())
+    }
+}
+
+/// What the last check of a server said, if checks of it go on. Columns that are not there say nothing.
+fn sight(state: Option<&str>, status: Option<&str>) -> Sight {
+    let number = |cell: Option<&str>| cell.and_then(|it| it.parse::<u32>().ok());
+    let goes_on = number(state).is_some_and(|it| it & (CHECK_STATE | CHECK_PAUSED) == CHECK_STATE);
+    match number(status).filter(|_| goes_on) {
+        Some(status) if CHECK_SUCCEEDED.contains(&status) => Sight::Up,
+        Some(status) if CHECK_FAILED.contains(&status) => Sight::Down,
+        _ => Sight::Unknown,
     }
 }
 
