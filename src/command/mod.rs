@@ -18,6 +18,7 @@ mod settings;
 mod sidecar;
 mod status;
 mod targets;
+mod upstream;
 
 use std::ffi::OsString;
 

@@ -1,6 +1,7 @@
 //! `ebbtide run -- CMD`: the proxy, and the application as its child.
 
 use std::ffi::OsString;
+use std::io;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -134,10 +135,18 @@ async fn until_open(upstream: &Upstream) {
 
 async fn is_open(upstream: &Upstream) -> bool {
     match upstream {
-        Upstream::Address(addr) => TcpStream::connect(addr).await.is_ok(),
-        Upstream::Name(name, port) => TcpStream::connect((name.as_str(), *port)).await.is_ok(),
+        Upstream::Address(addr) => is_another(TcpStream::connect(addr).await),
+        Upstream::Name(name, port) => is_another(TcpStream::connect((name.as_str(), *port)).await),
         Upstream::Unix(path) => UnixStream::connect(path).await.is_ok(),
     }
+}
+
+/// Whether a connection has somebody at its other end: where nobody listens, and the kernel chose the
+/// very port as ours, a connection may have met itself.
+fn is_another(connected: io::Result<TcpStream>) -> bool {
+    connected.is_ok_and(|stream| {
+        matches!((stream.local_addr(), stream.peer_addr()), (Ok(ours), Ok(theirs)) if ours != theirs)
+    })
 }
 
 /// The child, and the signals that are passed on to it.

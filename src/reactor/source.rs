@@ -219,6 +219,16 @@ impl Source {
         }
     }
 
+    /// Whether the peer has ended its side, or the stream has failed. Costs no system call.
+    pub fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll(cx, Ready::READ_CLOSED)
+    }
+
+    /// Whether the stream has failed. Costs no system call.
+    pub fn poll_failed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll(cx, Ready::WRITE_CLOSED)
+    }
+
     /// A read has found all that there was.
     pub fn clear_readable(&self) {
         self.clear(Ready::READ);

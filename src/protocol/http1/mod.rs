@@ -59,6 +59,8 @@ pub struct Tracker {
     health: Health,
     /// The upstream connection has seen what only this client may go on with.
     is_bound: bool,
+    /// A response had no body because of its status or its request's method.
+    has_ruled_out_body: bool,
     events: Events,
 }
 
@@ -197,6 +199,7 @@ impl Tracker {
             is_committed: false,
             health: Health::NoRequest,
             is_bound: false,
+            has_ruled_out_body: false,
             events: Events::default(),
         }
     }
@@ -368,6 +371,13 @@ impl Tracker {
             && matches!(self.requests.reading, Reading::Head | Reading::Ended)
             && matches!(self.responses.reading, Reading::Head)
             && self.is_safe_point()
+    }
+
+    /// Whether a response so far had no body because a rule says so, and not its own head: to HEAD, 204
+    /// and 304. An application that does not keep the rule sends its body behind.
+    #[must_use]
+    pub fn has_ruled_out_body(&self) -> bool {
+        self.has_ruled_out_body
     }
 
     /// Whether what the client has asked so far is whole, and nothing of it asks for an upstream
