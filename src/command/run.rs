@@ -182,3 +182,19 @@ impl Application {
         self.wait().await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 9293 §3.5: a socket that connects to its own address opens to itself.
+    #[tokio::test]
+    async fn a_connection_to_itself_is_no_application() {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(([127, 0, 0, 1], 0).into()).expect("bound");
+        let addr = socket.local_addr().expect("its address");
+        let connected = socket.connect(addr).await;
+        assert!(connected.is_ok());
+        assert!(!is_another(connected));
+    }
+}

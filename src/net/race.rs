@@ -126,8 +126,8 @@ mod tests {
     async fn play(plan: &[(u64, Result<(), Errno>)]) -> (io::Result<usize>, u128, Vec<u128>) {
         let begun = Instant::now();
         let tries = RefCell::new(Vec::new());
-        let addrs: Vec<_> =
-            (0..plan.len()).map(|port| SocketAddr::from(([127, 0, 0, 1], port as u16))).collect();
+        let numbered = |(_, port)| SocketAddr::from(([127, 0, 0, 1], port));
+        let addrs: Vec<_> = plan.iter().zip(0..).map(numbered).collect();
         let result = race(&addrs, |addr| {
             let number = usize::from(addr.port());
             tries.borrow_mut().push(begun.elapsed().as_millis());
