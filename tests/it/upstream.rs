@@ -14,7 +14,8 @@ use crate::support::namespace::inside;
 use crate::support::process::program;
 use crate::support::{Directory, Ebbtide, connect, exchange, expect_reset, free_port};
 
-const PATIENT: [&str; 2] = ["--upstream-wait", "60s"];
+/// Longer than any test waits: whoever ends sooner does so for another reason.
+const PATIENT: [&str; 2] = ["--upstream-wait", "10m"];
 
 fn failures(proxy: &Ebbtide, reason: &str) -> u64 {
     let name = format!("ebbtide_upstream_failures_total{{reason=\"{reason}\"}} ");
