@@ -14,7 +14,7 @@ use super::duration::Span;
 use super::file;
 use super::options::from_text;
 use super::{Exit, Failure};
-use crate::api::client::{self, Client, ClientIdentity};
+use crate::api::client::{Client, ClientIdentity};
 use crate::controller::balancer::{self, Balancer, Log};
 use crate::controller::kubernetes::Access;
 use crate::controller::{Controller, Settings, Share};

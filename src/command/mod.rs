@@ -23,6 +23,7 @@ mod standing;
 mod status;
 mod targets;
 mod unset;
+mod upstream;
 
 use std::ffi::OsString;
 

@@ -1,7 +1,7 @@
 //! What can be said to the proxy: each option is a flag, an environment variable and a key of the file.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -101,7 +101,29 @@ pub struct Options {
     #[serde(default)]
     pub upstream_reuse: bool,
 
-    /// How long a connection waits for an application that does not listen yet [default: 5s]
+    /// With --upstream-reuse: how long a connection to the application must have been silent before it
+    /// serves another client [default: 125ms]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "EBBTIDE_UPSTREAM_REST",
+        help_heading = "Data path"
+    )]
+    pub upstream_rest: Option<Span>,
+
+    /// Address of this host to connect to the application from; several are used in turn, and each has
+    /// ports of its own
+    #[arg(
+        long,
+        value_name = "IP",
+        env = "EBBTIDE_UPSTREAM_BIND",
+        value_delimiter = ',',
+        help_heading = "Data path"
+    )]
+    pub upstream_bind: Vec<IpAddr>,
+
+    /// How long a connection waits for an application that does not listen yet, or does not accept
+    /// [default: 5s]
     #[arg(
         long,
         value_name = "DURATION",
@@ -110,7 +132,13 @@ pub struct Options {
     )]
     pub upstream_wait: Option<Span>,
 
-    /// For one try to connect to the application [default: 5s]
+    /// Serve a client that has sent its FIN while the application was waited for; without this it has
+    /// left, and nothing of it reaches the application
+    #[arg(long, env = "EBBTIDE_UPSTREAM_WAIT_HALF_CLOSED", help_heading = "Data path")]
+    #[serde(default)]
+    pub upstream_wait_half_closed: bool,
+
+    /// For one try to connect to one address of the application [default: 5s]
     #[arg(
         long,
         value_name = "DURATION",
@@ -396,7 +424,11 @@ impl Options {
             upstream: self.upstream.or(file.upstream),
             protocol: self.protocol.or(file.protocol),
             upstream_reuse: self.upstream_reuse || file.upstream_reuse,
+            upstream_rest: self.upstream_rest.or(file.upstream_rest),
+            upstream_bind: list(self.upstream_bind, file.upstream_bind),
             upstream_wait: self.upstream_wait.or(file.upstream_wait),
+            upstream_wait_half_closed: self.upstream_wait_half_closed
+                || file.upstream_wait_half_closed,
             connect_timeout: self.connect_timeout.or(file.connect_timeout),
             half_closed_timeout: self.half_closed_timeout.or(file.half_closed_timeout),
             idle_timeout: self.idle_timeout.or(file.idle_timeout),

@@ -63,8 +63,16 @@ async fn is_address_open(addr: SocketAddr) -> bool {
     let listed = if is_own(addr.ip()) { listens_at(addr).ok() } else { None };
     match listed {
         Some(listens) => listens,
-        None => TcpStream::connect(addr).await.is_ok(),
+        None => is_another(TcpStream::connect(addr).await),
     }
+}
+
+/// Whether a connection has somebody at its other end: where nobody listens, and the kernel chose the
+/// very port as ours, a connection may have met itself.
+fn is_another(connected: io::Result<TcpStream>) -> bool {
+    connected.is_ok_and(|stream| {
+        matches!((stream.local_addr(), stream.peer_addr()), (Ok(ours), Ok(theirs)) if ours != theirs)
+    })
 }
 
 /// Whether an address belongs to this network namespace: only then may a socket be bound to it.
@@ -209,5 +217,16 @@ mod tests {
     fn a_host_that_is_not_ours_is_told_apart() {
         assert!(is_own(IpAddr::from([127, 0, 0, 1])));
         assert!(!is_own(IpAddr::from([192, 0, 2, 1])));
+    }
+
+    /// RFC 9293 §3.5: a socket that connects to its own address opens to itself.
+    #[tokio::test]
+    async fn a_connection_to_itself_is_no_application() {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(([127, 0, 0, 1], 0).into()).expect("bound");
+        let addr = socket.local_addr().expect("its address");
+        let connected = socket.connect(addr).await;
+        assert!(connected.is_ok());
+        assert!(!is_another(connected));
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::duration::Span;
 use super::options::{ForwardClient, IdlePolicy, ListenerOptions, Options};
+use super::upstream;
 use crate::admin::{self, ReadinessOnDrain};
 use crate::api::client::ClientIdentity;
 use crate::connection::{self, Budget, ListenerSettings, Speaks};
@@ -96,14 +97,16 @@ impl Settings {
         let control = options.control.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 17702)));
         endpoints(admin, control, &listeners, &mut problems);
         let reporting = reporting(&options, &mut problems);
+        upstream::circles(&listeners, &mut problems);
+        let connect = upstream::connect_options(&options, &listeners, &mut problems);
         let span = |span: Option<Span>, default: Duration| span.map_or(default, |span| span.0);
         let settings = Settings {
             listeners,
             schedule,
             budgets: options.budget.iter().map(|budget| budget.0).collect(),
             connections: connection::Settings {
-                connect_timeout: span(options.connect_timeout, 5 * SECOND),
-                upstream_wait: span(options.upstream_wait, 5 * SECOND),
+                connect,
+                upstream_rest: upstream::rest(&options, &mut problems),
                 manners: manners(&options, &mut problems),
                 drain_deadline_header: options.drain_deadline_header,
             },
@@ -181,7 +184,7 @@ fn listeners(
             let speaks = plan.protocol.or(options.protocol).unwrap_or_default();
             let upstream_reuse = plan.upstream_reuse.unwrap_or(options.upstream_reuse);
             if upstream_reuse {
-                problems.extend(upstream_reuse_problem(plan.listen, speaks, &upstream));
+                problems.extend(upstream::reuse_problem(plan.listen, speaks, &upstream));
             }
             let same_port_v4 = plans
                 .iter()
@@ -200,25 +203,6 @@ fn listeners(
             Some((plan.listen, listen_options, settings))
         })
         .collect()
-}
-
-/// A server that speaks first would wait for ever, and only TCP proves what was not heard.
-fn upstream_reuse_problem(
-    listen: SocketAddr,
-    speaks: Speaks,
-    upstream: &Upstream,
-) -> Option<String> {
-    match (speaks, upstream) {
-        (Speaks::Http1, Upstream::Unix(_)) => Some(format!(
-            "--upstream-reuse wants TCP to the application, and that of listener {listen} is \
-             {upstream}: give --upstream 127.0.0.1:PORT, or leave --upstream-reuse out"
-        )),
-        (Speaks::Http1, _) => None,
-        _ => Some(format!(
-            "--upstream-reuse wants to know that clients speak HTTP/1, and first: give --protocol \
-             http1 for listener {listen}, or leave --upstream-reuse out there"
-        )),
-    }
 }
 
 fn http1_options(options: &Options, upstream_reuse: bool) -> http1::Options {

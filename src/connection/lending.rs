@@ -66,7 +66,7 @@ impl Serving {
         };
         let manners = &self.settings.manners;
         let mut relay = Relay::new(client, None, &entry.control, tracker, manners, watcher)
-            .lending(Arc::clone(&settings.upstream));
+            .lending(Arc::clone(&settings.upstream), self.settings.upstream_rest);
         loop {
             match (&mut relay).await {
                 End::WantsUpstream => {

@@ -11,7 +11,7 @@ use super::listener::ListenerSettings;
 use super::observer::Watcher;
 use super::table::{Entry, Registered, Table};
 use crate::drain::{Drain, Guard, Phase};
-use crate::net::{ConnectError, Socket, Upstream, connect};
+use crate::net::{ConnectError, ConnectOptions, Socket, Upstream, connect, is_own};
 use crate::protocol::{Class, Direction, Tracker, Unfinished};
 use crate::reactor::Workers;
 use crate::relay::{Acknowledgement, End, Manners, Order, Relay};
@@ -20,10 +20,10 @@ use crate::telemetry::Metrics;
 /// How connections are treated.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// For one try to connect to the application.
-    pub connect_timeout: Duration,
-    /// How long a connection waits for an application that does not listen yet.
-    pub upstream_wait: Duration,
+    /// How the application is connected to.
+    pub connect: ConnectOptions,
+    /// How long an upstream connection is silent before it serves another client.
+    pub upstream_rest: Duration,
     /// What a connection is granted and told.
     pub manners: Manners,
     /// Whether the last response of a drain says when its deadline is.
@@ -79,6 +79,8 @@ struct Opened {
 pub(super) enum Outcome {
     Relayed(End),
     NoUpstream(ConnectError),
+    /// It left while the application was waited for.
+    ClientLeft,
     /// It was told to end before the application had accepted it.
     ToldToEnd,
     /// The kernel watches no more sockets.
@@ -98,6 +100,7 @@ impl Outcome {
             Outcome::Relayed(End::GivenUp(_)) => "request_timeout",
             Outcome::Relayed(End::Reset) | Outcome::ToldToEnd => "reset",
             Outcome::NoUpstream(_) => "no_upstream",
+            Outcome::ClientLeft => "client_left",
             Outcome::NoSocket(_) => "no_socket",
         }
     }
@@ -197,16 +200,28 @@ impl Serving {
         client: &Socket,
         entry: &Entry,
     ) -> Result<Socket, Outcome> {
-        let Settings { connect_timeout, upstream_wait, .. } = self.settings;
+        let looped = || {
+            client.reset_on_close();
+            Outcome::NoUpstream(ConnectError::Loop(upstream.clone()))
+        };
+        if is_own(client, entry.peer) {
+            return Err(looped());
+        }
         let connected = tokio::select! {
-            connected = connect(upstream, connect_timeout, upstream_wait) => connected,
+            connected = connect(upstream, &self.settings.connect, client) => connected,
             () = entry.control.ordered(Order::Close) => {
                 client.reset_on_close();
                 return Err(Outcome::ToldToEnd);
             }
         };
         match connected {
+            // Another worker may have made it, and said so only now.
+            Ok(_) if is_own(client, entry.peer) => Err(looped()),
             Ok(upstream) => Ok(upstream),
+            Err(ConnectError::ClientLeft(_)) => {
+                client.reset_on_close();
+                Err(Outcome::ClientLeft)
+            }
             Err(error) => {
                 client.reset_on_close();
                 Err(Outcome::NoUpstream(error))

@@ -1,52 +1,45 @@
 //! Connecting to the application, patiently while it starts.
 
-use std::io;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::net::IpAddr;
+use std::pin::pin;
 use std::time::Duration;
 
-use rustix::io::Errno;
-use socket2::{Domain, Protocol, SockAddr, Type};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until};
 
+use super::attempt::attempt;
+use super::company::Company;
+use super::connect_error::{ConnectError, Failure, Remedy};
 use super::{Socket, Upstream};
-use crate::reactor::Assumed;
 
 /// The pauses between tries while the application is not there yet.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// Why there is no connection to the application.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// It did not accept in time.
-    #[error("the application at {0} did not accept within {1:?} (--connect-timeout)")]
-    Timeout(Upstream, Duration),
-    /// Nobody listens there, even after waiting.
-    #[error("no application listens at {0} (waited --upstream-wait {1:?})")]
-    NotThere(Upstream, Duration),
-    /// Its name has no address.
-    #[error("can't look up {0}")]
-    Name(Upstream, #[source] io::Error),
-    /// Anything else.
-    #[error("can't connect to {0}")]
-    Other(Upstream, #[source] io::Error),
+/// What a client counts as that has sent its FIN while the application was waited for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HalfClosed {
+    /// It has left: nothing of it reaches the application. Without us it would have been refused.
+    #[default]
+    Left,
+    /// It has said all that it had to say, and waits for the answer.
+    Waits,
 }
 
-impl ConnectError {
-    /// A closed set of names for the metric's label.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        match self {
-            ConnectError::Timeout(..) => "timeout",
-            ConnectError::NotThere(..) => "not_there",
-            ConnectError::Name(..) => "name",
-            ConnectError::Other(..) => "other",
-        }
-    }
+/// How the application is connected to.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    /// For one try of one address.
+    pub timeout: Duration,
+    /// For how long it is tried again.
+    pub wait: Duration,
+    /// Addresses of this host to connect from, in turn; none leaves it to the kernel.
+    pub sources: Vec<IpAddr>,
+    /// What a client counts as that has sent its FIN meanwhile.
+    pub half_closed: HalfClosed,
 }
 
-/// Connects to the application. While nobody listens there, tries again for `wait`.
+/// Connects to the application for a client. While that is not possible, tries again for
+/// `options.wait`, or until the client has left.
 ///
 /// # Errors
 /// See [`ConnectError`].
@@ -55,117 +48,153 @@ impl ConnectError {
 /// Dropping it closes what was begun.
 pub async fn connect(
     upstream: &Upstream,
-    connect_timeout: Duration,
-    wait: Duration,
+    options: &ConnectOptions,
+    client: &Socket,
 ) -> Result<Socket, ConnectError> {
-    let started = Instant::now();
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let error = match timeout(connect_timeout, connect_once(upstream)).await {
-            Ok(Ok(socket)) => return Ok(socket),
-            Ok(Err(error)) => error,
-            Err(_) => return Err(ConnectError::Timeout(upstream.clone(), connect_timeout)),
-        };
-        if !is_worth_waiting(&error) {
-            return Err(error);
+    let begun = Instant::now();
+    let failure = match attempt(upstream, options).await {
+        // What has waited in a queue may have waited for longer than its client did.
+        Ok(_) if begun.elapsed() > LONGEST_PAUSE && has_left(client, options) => {
+            return Err(ConnectError::ClientLeft(upstream.clone()));
         }
-        let over = timeout_at(started + wait, sleep(pause)).await.is_err();
-        if over {
-            return Err(match error {
-                ConnectError::Other(upstream, _) => ConnectError::NotThere(upstream, wait),
-                other => other,
-            });
-        }
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        Ok(socket) => return Ok(socket),
+        Err(failure) => failure,
+    };
+    let patience = Patience { upstream, options, client, deadline: begun + options.wait };
+    // Boxed: hardly anybody waits.
+    Box::pin(patience.wait(failure)).await
+}
+
+/// Whether a client is gone; asks the kernel itself.
+fn has_left(client: &Socket, options: &ConnectOptions) -> bool {
+    match options.half_closed {
+        HalfClosed::Left => client.has_ended(),
+        HalfClosed::Waits => client.has_failed(),
     }
 }
 
-/// Not there yet, or out of something that comes back.
-fn is_worth_waiting(error: &ConnectError) -> bool {
-    match error {
-        ConnectError::Other(_, error) => matches!(
-            Errno::from_io_error(error),
-            Some(
-                Errno::CONNREFUSED
-                    | Errno::NOENT
-                    | Errno::AGAIN
-                    | Errno::MFILE
-                    | Errno::NFILE
-                    | Errno::NOBUFS
-                    | Errno::ADDRNOTAVAIL
-            )
-        ),
-        ConnectError::Name(..) => true,
-        ConnectError::Timeout(..) | ConnectError::NotThere(..) => false,
-    }
+/// Why a client waits no longer for its turn.
+enum Turn {
+    /// Somebody has reached the application.
+    Come,
+    /// The time is over.
+    Over,
+    ClientLeft,
 }
 
-async fn connect_once(upstream: &Upstream) -> Result<Socket, ConnectError> {
-    let other = |error| ConnectError::Other(upstream.clone(), error);
-    match upstream {
-        Upstream::Address(addr) => connect_tcp(*addr).await.map_err(other),
-        Upstream::Unix(path) => {
-            let addr = SockAddr::unix(path).map_err(other)?;
-            connect_socket(Domain::UNIX, None, &addr).await.map_err(other)
-        }
-        Upstream::Name(name, port) => {
-            let no_name = |error| ConnectError::Name(upstream.clone(), error);
-            let addrs = tokio::net::lookup_host((name.as_str(), *port)).await.map_err(no_name)?;
-            let mut last = io::Error::from(io::ErrorKind::NotFound);
-            for addr in addrs {
-                match connect_tcp(addr).await {
-                    Ok(socket) => return Ok(socket),
-                    Err(error) => last = error,
+/// One client that waits for the application.
+struct Patience<'a> {
+    upstream: &'a Upstream,
+    options: &'a ConnectOptions,
+    client: &'a Socket,
+    deadline: Instant,
+}
+
+impl Patience<'_> {
+    async fn wait(&self, mut failure: Failure) -> Result<Socket, ConnectError> {
+        let company = Company::of(self.upstream);
+        loop {
+            let remedy = failure.remedy();
+            if remedy == Remedy::None || Instant::now() >= self.deadline {
+                return Err(self.give_up(failure));
+            }
+            let mut left = pin!(self.client_left());
+            let tried = if remedy == Remedy::Again {
+                let again = async {
+                    sleep(FIRST_PAUSE).await;
+                    attempt(self.upstream, self.options).await
+                };
+                tokio::select! {
+                    biased;
+                    () = left => return Err(self.left()),
+                    tried = again => tried,
                 }
+            } else {
+                let mut over = pin!(sleep_until(self.deadline));
+                // Listened for before the wait, so that none is missed.
+                let news = company.news();
+                let turn = tokio::select! {
+                    biased;
+                    () = &mut left => Err(Turn::ClientLeft),
+                    () = news => Err(Turn::Come),
+                    lead = company.lead() => Ok(lead),
+                    () = &mut over => Err(Turn::Over),
+                };
+                match turn {
+                    Err(Turn::ClientLeft) => return Err(self.left()),
+                    Err(Turn::Over) => return Err(self.give_up(failure)),
+                    Err(Turn::Come) => attempt(self.upstream, self.options).await,
+                    Ok(lead) => {
+                        let tried = self.lead(&company, lead, failure);
+                        tokio::select! {
+                            biased;
+                            () = left => return Err(self.left()),
+                            tried = tried => tried,
+                        }
+                    }
+                }
+            };
+            match tried {
+                Ok(_) if has_left(self.client, self.options) => return Err(self.left()),
+                Ok(socket) => return Ok(socket),
+                Err(other) => failure = other,
             }
-            Err(other(last))
         }
     }
-}
 
-async fn connect_tcp(addr: SocketAddr) -> io::Result<Socket> {
-    let domain = Domain::for_address(addr);
-    let socket = connect_socket(domain, Some(Protocol::TCP), &addr.into()).await?;
-    // No keep-alive: the application is on this host, where a dead peer's kernel answers for it.
-    socket.options().set_tcp_nodelay(true)?;
-    socket.options().set_out_of_band_inline(true)?;
-    Ok(socket)
-}
-
-async fn connect_socket(
-    domain: Domain,
-    protocol: Option<Protocol>,
-    addr: &SockAddr,
-) -> io::Result<Socket> {
-    let socket = socket2::Socket::new(domain, Type::STREAM.nonblocking(), protocol)?;
-    match socket.connect(addr) {
-        Ok(()) => Socket::watched(OwnedFd::from(socket), Assumed::Writable),
-        Err(error) if is(&error, Errno::INPROGRESS) => {
-            // On this host the handshake is over by now, though the first call could not say so.
-            match socket.connect(addr) {
-                Ok(()) => return Socket::watched(OwnedFd::from(socket), Assumed::Writable),
-                Err(error) if is(&error, Errno::ALREADY) => {}
-                Err(error) => return Err(error),
+    /// Tries again and again, for all who wait. Ends when the application was reached, or there is
+    /// nothing to try again for, or the time is over.
+    async fn lead(
+        &self,
+        company: &Company,
+        lead: Option<tokio::sync::SemaphorePermit<'_>>,
+        mut failure: Failure,
+    ) -> Result<Socket, Failure> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            let mut tried = pin!(attempt(self.upstream, self.options));
+            let result = tokio::select! {
+                biased;
+                result = &mut tried => result,
+                () = sleep(LONGEST_PAUSE) => {
+                    // Somebody is there and slow: each waits for itself.
+                    drop(lead);
+                    company.tell();
+                    return tried.await;
+                }
+            };
+            match (result, failure.remedy()) {
+                (Ok(socket), Remedy::Arrival) => {
+                    company.tell();
+                    return Ok(socket);
+                }
+                // What was used up may be enough for one more: the next in the row looks.
+                (Ok(socket), _) => return Ok(socket),
+                (Err(other), _) => failure = other,
             }
-            let socket = Socket::watched(OwnedFd::from(socket), Assumed::Nothing)?;
-            socket.connected().await?;
-            Ok(socket)
+            let goes_on = matches!(failure.remedy(), Remedy::Arrival | Remedy::Release);
+            if !goes_on || Instant::now() >= self.deadline {
+                return Err(failure);
+            }
         }
-        Err(error) => Err(error),
     }
-}
 
-fn is(error: &io::Error, errno: Errno) -> bool {
-    error.raw_os_error() == Some(errno.raw_os_error())
-}
+    /// Resolves when the client has left.
+    async fn client_left(&self) {
+        std::future::poll_fn(|cx| match self.options.half_closed {
+            HalfClosed::Left => self.client.poll_ended(cx),
+            HalfClosed::Waits => self.client.poll_failed(cx),
+        })
+        .await;
+    }
 
-impl Socket {
-    /// Waits until a connect under way has ended, well or not.
-    async fn connected(&self) -> io::Result<()> {
-        std::future::poll_fn(|cx| self.poll_writable(cx)).await?;
-        match self.options().take_error()? {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+    fn left(&self) -> ConnectError {
+        ConnectError::ClientLeft(self.upstream.clone())
+    }
+
+    fn give_up(&self, failure: Failure) -> ConnectError {
+        failure.into_error(self.upstream, self.options.timeout, self.options.wait)
     }
 }

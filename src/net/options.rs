@@ -245,3 +245,45 @@ pub fn give_memory_back() {
     #[cfg(target_env = "gnu")]
     let _refused = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES) };
 }
+
+/// Lets a socket be bound to an address without a port, which its connect then chooses: the same
+/// port serves connections to different addresses.
+///
+/// # Errors
+/// Those of setsockopt(2).
+///
+/// # Source
+/// ip(7), IP_BIND_ADDRESS_NO_PORT.
+#[expect(unsafe_code, reason = "no crate has a safe wrapper of IP_BIND_ADDRESS_NO_PORT")]
+pub fn bind_without_port(socket: impl AsFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
+    // SAFETY: the kernel reads `length` bytes of `on`, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            length,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The local address and the peer's of whatever a descriptor's number stands for now, if that is a
+/// connected socket.
+#[expect(
+    unsafe_code,
+    reason = "the number may have been closed meanwhile, which no owned type allows"
+)]
+pub(super) fn addrs_of(fd: i32) -> Option<(std::net::SocketAddr, std::net::SocketAddr)> {
+    if fd < 0 {
+        return None;
+    }
+    // SAFETY: it is used for getsockname(2) and getpeername(2) alone, which answer EBADF or ENOTSOCK
+    // for a number that is closed or no socket, and change nothing of one that is another's by now.
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    let socket = SockRef::from(&fd);
+    Some((socket.local_addr().ok()?.as_socket()?, socket.peer_addr().ok()?.as_socket()?))
+}

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use rustix::pipe::{SpliceFlags, splice};
@@ -72,10 +73,46 @@ impl Socket {
         !self.source.has_urgent()
     }
 
+    /// Whether the peer has sent its FIN, or the connection has failed; costs no system call.
+    pub fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.source.poll_ended(cx)
+    }
+
+    /// Whether the connection has failed, by a reset for example; costs no system call.
+    pub fn poll_failed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.source.poll_failed(cx)
+    }
+
+    /// Whether the peer has sent its FIN, or the connection has failed, whatever waits to be read;
+    /// asks the kernel itself.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.has(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
+    }
+
+    /// Whether the connection has failed, whatever waits to be read; asks the kernel itself.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.has(PollFlags::HUP | PollFlags::ERR)
+    }
+
+    fn has(&self, flags: PollFlags) -> bool {
+        let mut asked = [PollFd::new(&self.fd, flags)];
+        poll(&mut asked, Some(&Timespec::default())).is_ok()
+            && asked.iter().any(|asked| asked.revents().intersects(flags))
+    }
+
     /// Whether a read would find nothing, not even an end; asks the kernel itself.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         rustix::net::recv(&self.fd, &mut [0; 1], RecvFlags::PEEK) == Err(Errno::AGAIN)
+    }
+
+    /// Whether bytes wait to be read; asks the kernel itself. An error that waits is left for the read
+    /// that comes after: a recv(2), even one that only peeks, would take it away.
+    #[must_use]
+    pub fn has_bytes(&self) -> bool {
+        rustix::io::ioctl_fionread(&self.fd).is_ok_and(|bytes| bytes > 0)
     }
 
     /// Whether the stream has been read to its end.

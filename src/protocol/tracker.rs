@@ -237,6 +237,13 @@ impl Tracker {
         matches!(self, Tracker::Http1(tracker) if tracker.is_answered())
     }
 
+    /// Whether a response so far had no body because a rule says so (HEAD, 204, 304), which some
+    /// applications do not keep.
+    #[must_use]
+    pub fn has_ruled_out_body(&self) -> bool {
+        matches!(self, Tracker::Http1(tracker) if tracker.has_ruled_out_body())
+    }
+
     /// Whether what the client has asked so far is whole, and may be asked on an upstream connection
     /// that was another's.
     #[must_use]

@@ -245,6 +245,16 @@ impl Source {
         states.get(self.key as usize).is_some_and(|state| state.ready.has_any(Ready::URGENT))
     }
 
+    /// Whether the peer has ended its side, or the stream has failed. Costs no system call.
+    pub fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll(cx, Ready::READ_CLOSED)
+    }
+
+    /// Whether the stream has failed. Costs no system call.
+    pub fn poll_failed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll(cx, Ready::WRITE_CLOSED)
+    }
+
     /// A read has found nothing.
     pub fn clear_readable(&self) {
         self.clear(Ready::READ);

@@ -16,7 +16,7 @@ use super::pair::{End, Observer, Relay};
 use super::parking;
 use crate::net::options::{TcpStanding, tcp_progress, unacknowledged_bytes};
 use crate::net::{Socket, Upstream};
-use crate::protocol::{Class, Direction};
+use crate::protocol::{Class, Direction, Surprise};
 
 /// Sweeps without a byte after which an upstream connection is given away: the first may have come
 /// right behind the last byte.
@@ -28,6 +28,14 @@ const DOUBT_INTERVAL: Duration = Duration::from_millis(1);
 /// For how long: longer than a kernel waits before it sends again (200 ms) and before it acknowledges
 /// (40 ms). Where the application is on this host, its answer is there at once.
 const DOUBT_PERIOD: Duration = Duration::from_secs(1);
+
+/// How long an upstream connection is silent at least before it serves another client, where it had a
+/// response whose body a rule forbids: some applications send it all the same, and late.
+///
+/// # Source
+/// Five periods of the kernel's scheduler, which keeps an application with a CPU limit from running
+/// for up to 100 ms between two of its writes.
+const RULED_OUT_REST: Duration = Duration::from_millis(500);
 
 /// What a relay tells about the upstream connections that it lends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +55,8 @@ pub enum Lent {
 #[derive(Debug)]
 pub(super) struct Lending {
     upstream: Arc<Upstream>,
+    /// How long an upstream connection is silent before it serves another client.
+    rest: Duration,
     /// What the application's kernel had acknowledged when the connection was taken.
     acknowledged_bytes: u64,
     /// The sweep in which a byte was last moved.
@@ -78,9 +88,10 @@ pub(super) enum Next {
 }
 
 impl Lending {
-    pub(super) fn new(upstream: Arc<Upstream>) -> Self {
+    pub(super) fn new(upstream: Arc<Upstream>, rest: Duration) -> Self {
         Lending {
             upstream,
+            rest,
             acknowledged_bytes: 0,
             moved_at: parking::sweeps(),
             listed_at: None,
@@ -111,6 +122,12 @@ impl<O: Observer> Relay<'_, O> {
         let now = parking::sweeps();
         if has_moved {
             lending.moved_at = now;
+            if matches!(self.tracker.class(), Class::Opaque(Surprise::UnaskedResponse)) {
+                parking::distrust(&lending.upstream);
+                // What understands nothing any more lends nothing either.
+                self.lending = None;
+                return Next::GoOn;
+            }
         }
         if self.to_upstream.has_ended() {
             self.leave_upstream();
@@ -189,9 +206,40 @@ impl<O: Observer> Relay<'_, O> {
         if let Some(lending) = &self.lending
             && let Some(upstream) = self.upstream.take()
         {
-            parking::park(&lending.upstream, upstream);
-            self.observer.lent(Lent::Parked);
+            let rest = if self.tracker.has_ruled_out_body() {
+                lending.rest.max(RULED_OUT_REST)
+            } else {
+                lending.rest
+            };
+            if parking::park(&lending.upstream, upstream, rest) {
+                self.observer.lent(Lent::Parked);
+            }
         }
+    }
+
+    /// Whether what waits to be read on a connection that was another client's came before the
+    /// application's kernel had heard of this client's request: then it answers something else.
+    pub(super) fn has_strange_answer(&self, cx: &mut Context<'_>) -> bool {
+        let (Some(lending), Some(upstream)) = (&self.lending, &self.upstream) else { return false };
+        if !self.to_client.is_doubtful() || upstream.poll_readable(cx).is_pending() {
+            return false;
+        }
+        // In this order: an answer that comes between the two acknowledges its request.
+        upstream.has_bytes()
+            && tcp_progress(upstream).is_ok_and(|(_, bytes)| bytes == lending.acknowledged_bytes)
+    }
+
+    /// Ends a connection on which the application has said what is no answer to this client.
+    pub(super) fn refuse_answer(&mut self) -> End {
+        if let Some(lending) = &self.lending {
+            parking::distrust(&lending.upstream);
+        }
+        self.observer.lent(Lent::Lost);
+        let error = io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the application sent bytes before it had been asked",
+        );
+        self.broke(Direction::FromUpstream, Failure::Reading(error))
     }
 
     /// A direction has failed. `Ok` when the relay goes on nevertheless.

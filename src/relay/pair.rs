@@ -159,10 +159,10 @@ impl<'a, O: Observer> Relay<'a, O> {
     }
 
     /// Lets it take upstream connections that were others', and give its own away, as long as the
-    /// tracker allows.
+    /// tracker allows. Between two clients it is silent for `rest` at least.
     #[must_use]
-    pub fn lending(self, upstream: Arc<Upstream>) -> Self {
-        Relay { lending: Some(Box::new(Lending::new(upstream))), ..self }
+    pub fn lending(self, upstream: Arc<Upstream>, rest: Duration) -> Self {
+        Relay { lending: Some(Box::new(Lending::new(upstream, rest))), ..self }
     }
 
     /// Does what is asked since the last look. `true` when the connection is to end at once.
@@ -347,6 +347,9 @@ impl<'a, O: Observer> Relay<'a, O> {
         }
         let mut progressed = false;
         for direction in [Direction::FromClient, Direction::FromUpstream] {
+            if direction == Direction::FromUpstream && self.has_strange_answer(cx) {
+                return Poll::Ready(Err(self.refuse_answer()));
+            }
             match self.poll_direction(cx, direction) {
                 Ok(moved) => progressed |= moved,
                 Err(failure) => {

@@ -10,14 +10,16 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::warn;
 
 use crate::net::options::{TcpStanding, tcp_progress};
 use crate::net::{Socket, Upstream};
 use crate::reactor;
 
-/// Connections that a worker keeps for each upstream; more are closed. As many as HTTP/1 clients of
-/// one pod are served at the same moment; what is beyond would wait longer than it may.
-const KEPT: usize = 64;
+/// Connections that a worker keeps for each upstream; more are closed. With the silence that each
+/// must keep first they serve 2,000 clients a second, and an application that gives each idle
+/// connection a process or a thread of its own (Apache has 256 of them) is not used up.
+const KEPT: usize = 256;
 
 /// For how long one is kept: shorter than any common server keeps an idle connection (gunicorn 2 s,
 /// Node, Apache and uvicorn 5 s, nginx 75 s), so that the server hardly ever closes it first.
@@ -27,21 +29,47 @@ const MOST_AGE: Duration = Duration::from_secs(1);
 /// asks again sooner costs nothing more, and one that does not holds its upstream no longer.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long connections to an application that has sent what no request asked for are not shared.
+/// Long, because each of its requests may bring that about again, and without an end, because the
+/// application may be mended and restarted, would be longer than needed.
+const DISTRUST_PERIOD: Duration = Duration::from_secs(600);
+
 /// What a worker keeps.
 #[derive(Debug)]
 struct Parking {
-    /// Last parked, last in its list.
-    lots: Vec<(Arc<Upstream>, Vec<Parked>)>,
+    lots: Vec<Lot>,
     /// Relays that wait for the next sweep.
     resting: Vec<Waker>,
     sweeps: u32,
     is_swept: bool,
 }
 
+/// What a worker keeps for one application.
+#[derive(Debug)]
+struct Lot {
+    upstream: Arc<Upstream>,
+    /// Last parked, last in the list.
+    parked: Vec<Parked>,
+    /// Nothing is kept until then.
+    distrusted_until: Option<Instant>,
+}
+
 #[derive(Debug)]
 struct Parked {
     socket: Socket,
     since: Instant,
+    /// Until then it serves nobody: what may still come belongs to the client before.
+    rested_at: Instant,
+}
+
+/// What an idle connection has brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Brought {
+    Nothing,
+    /// Its end, or a reset.
+    End,
+    /// Bytes that no request asked for.
+    Surplus,
 }
 
 thread_local! {
@@ -58,31 +86,40 @@ pub(super) struct Taken {
     pub(super) acknowledged_bytes: u64,
 }
 
-/// Keeps a connection that is at rest, if there is room.
-pub(super) fn park(upstream: &Arc<Upstream>, socket: Socket) {
+/// Keeps a connection that is at rest, for a client that comes when it has been silent for `rest`.
+/// `false` when there is no room, or the application is not trusted: then it is closed.
+pub(super) fn park(upstream: &Arc<Upstream>, socket: Socket, rest: Duration) -> bool {
     PARKING.with_borrow_mut(|parking| {
-        let lot = match parking.lots.iter().position(|(own, _)| own == upstream) {
-            Some(at) => parking.lots.get_mut(at),
-            None => {
-                parking.lots.push((Arc::clone(upstream), Vec::new()));
-                parking.lots.last_mut()
-            }
-        };
-        if let Some((_, parked)) = lot.filter(|(_, parked)| parked.len() < KEPT) {
-            parked.push(Parked { socket, since: Instant::now() });
-        }
         parking.begin_to_sweep();
-    });
+        let lot = parking.lot(upstream);
+        if lot.is_distrusted() || lot.parked.len() >= KEPT {
+            return false;
+        }
+        let since = Instant::now();
+        lot.parked.push(Parked { socket, since, rested_at: since + rest });
+        true
+    })
 }
 
-/// A connection to this upstream of which nothing tells that it is not as good as new; the one that
-/// was parked last. Others that it finds are closed.
+/// A connection to this upstream of which nothing tells that it is not as good as new; of those that
+/// have rested, the one that was parked last. Others that it finds are closed.
 pub(super) fn take(upstream: &Upstream) -> Option<Taken> {
     PARKING.with_borrow_mut(|parking| {
-        let (_, parked) = parking.lots.iter_mut().find(|(own, _)| **own == *upstream)?;
-        while let Some(Parked { socket, since }) = parked.pop() {
-            if since.elapsed() < MOST_AGE
-                && socket.is_quiet()
+        let lot = parking.lots.iter_mut().find(|lot| *lot.upstream == *upstream)?;
+        let now = Instant::now();
+        let mut end = lot.parked.len();
+        while let Some(at) = lot.parked.iter().take(end).rposition(|one| one.rested_at <= now) {
+            end = at;
+            let Parked { socket, since, .. } = lot.parked.remove(at);
+            match Brought::by(&socket) {
+                Brought::Nothing => {}
+                Brought::End => continue,
+                Brought::Surplus => {
+                    lot.distrust();
+                    return None;
+                }
+            }
+            if now - since < MOST_AGE
                 && let Ok((TcpStanding::Open, acknowledged_bytes)) = tcp_progress(&socket)
             {
                 return Some(Taken { socket, acknowledged_bytes });
@@ -92,9 +129,21 @@ pub(super) fn take(upstream: &Upstream) -> Option<Taken> {
     })
 }
 
+/// The application has sent what no request asked for: its connections are not shared for a while.
+pub(super) fn distrust(upstream: &Arc<Upstream>) {
+    PARKING.with_borrow_mut(|parking| {
+        parking.lot(upstream).distrust();
+        parking.begin_to_sweep();
+    });
+}
+
 /// Closes what this worker keeps.
 pub fn clear() {
-    PARKING.with_borrow_mut(|parking| parking.lots.clear());
+    PARKING.with_borrow_mut(|parking| {
+        for lot in &mut parking.lots {
+            lot.parked.clear();
+        }
+    });
 }
 
 /// How many sweeps there have been on this worker.
@@ -111,6 +160,16 @@ pub(super) fn wake_at_sweep(waker: Waker) {
 }
 
 impl Parking {
+    fn lot(&mut self, upstream: &Arc<Upstream>) -> &mut Lot {
+        let at = self.lots.iter().position(|lot| lot.upstream == *upstream);
+        let at = at.unwrap_or_else(|| {
+            let upstream = Arc::clone(upstream);
+            self.lots.push(Lot { upstream, parked: Vec::new(), distrusted_until: None });
+            self.lots.len() - 1
+        });
+        &mut self.lots[at]
+    }
+
     fn begin_to_sweep(&mut self) {
         if !self.is_swept {
             // What is parked was a worker's.
@@ -118,19 +177,65 @@ impl Parking {
         }
     }
 
-    /// Closes what is too old, and what the application has ended: nobody else would notice.
+    /// Closes what is too old, and what the application has ended or gone on with: nobody else would
+    /// notice.
     fn sweep(&mut self) -> Vec<Waker> {
         self.sweeps = self.sweeps.wrapping_add(1);
-        let mut cx = Context::from_waker(Waker::noop());
-        for (_, parked) in &mut self.lots {
-            parked.retain(|parked| {
-                parked.since.elapsed() < MOST_AGE
-                    && parked.socket.poll_readable(&mut cx).is_pending()
-            });
+        for lot in &mut self.lots {
+            lot.sweep();
         }
-        self.lots.retain(|(_, parked)| !parked.is_empty());
-        self.is_swept = !(self.resting.is_empty() && self.lots.is_empty());
+        self.lots.retain(|lot| !lot.parked.is_empty() || lot.is_distrusted());
+        let is_empty = self.lots.iter().all(|lot| lot.parked.is_empty());
+        self.is_swept = !(self.resting.is_empty() && is_empty);
         std::mem::take(&mut self.resting)
+    }
+}
+
+impl Lot {
+    fn is_distrusted(&self) -> bool {
+        self.distrusted_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn distrust(&mut self) {
+        if !self.is_distrusted() {
+            warn!(
+                upstream = %self.upstream,
+                pause_seconds = DISTRUST_PERIOD.as_secs(),
+                "the application has sent what no request asked for: its connections are not shared \
+                 (--upstream-reuse)"
+            );
+        }
+        self.distrusted_until = Some(Instant::now() + DISTRUST_PERIOD);
+        self.parked.clear();
+    }
+
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut has_surplus = false;
+        self.parked.retain(|parked| {
+            if parked.socket.poll_readable(&mut cx).is_pending() {
+                return now - parked.since < MOST_AGE;
+            }
+            has_surplus |= Brought::by(&parked.socket) == Brought::Surplus;
+            false
+        });
+        if has_surplus {
+            self.distrust();
+        }
+    }
+}
+
+impl Brought {
+    /// Asks the kernel itself.
+    fn by(socket: &Socket) -> Brought {
+        if socket.is_quiet() {
+            Brought::Nothing
+        } else if socket.has_bytes() {
+            Brought::Surplus
+        } else {
+            Brought::End
+        }
     }
 }
 
@@ -168,7 +273,7 @@ mod tests {
 
     fn parked(upstream: &Arc<Upstream>) -> TcpStream {
         let (ours, theirs) = pair();
-        park(upstream, ours);
+        park(upstream, ours, Duration::ZERO);
         theirs
     }
 
@@ -205,14 +310,52 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_has_ended_or_has_something_to_say_is_not_taken() {
+    async fn what_has_ended_is_not_taken() {
         let one = upstream("127.0.0.1:1");
-        let (kept, mut saying, ended) = (parked(&one), parked(&one), parked(&one));
-        saying.write_all(b"HTTP/1.1 408 Late\r\n\r\n").expect("sent");
+        let (kept, ended) = (parked(&one), parked(&one));
         drop(ended);
         assert_joined(&take(&one).expect("the one that is as it was"), &kept);
-        assert!(is_closed(&mut saying));
         assert!(take(&one).is_none());
+    }
+
+    /// Looked at anew at the very moment, although no sweep and no poller has seen anything yet.
+    #[tokio::test(start_paused = true)]
+    async fn surplus_that_is_found_when_one_is_taken_closes_all_and_none_is_kept_for_a_while() {
+        let one = upstream("127.0.0.1:1");
+        let (mut other, mut saying) = (parked(&one), parked(&one));
+        saying.write_all(b"HTTP/1.1 408 Late\r\n\r\n").expect("sent");
+        assert!(take(&one).is_none());
+        assert!(is_closed(&mut saying) && is_closed(&mut other));
+        assert!(is_closed(&mut parked(&one)));
+        tokio::time::advance(DISTRUST_PERIOD).await;
+        let theirs = parked(&one);
+        assert_joined(&take(&one).expect("one"), &theirs);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn surplus_that_a_sweep_finds_does_the_same() {
+        let [one, another] = ["127.0.0.1:1", "127.0.0.1:2"].map(upstream);
+        let (mut other, mut saying, mut unharmed) = (parked(&one), parked(&one), parked(&another));
+        saying.write_all(b"late").expect("sent");
+        pass(2 * SWEEP_INTERVAL).await;
+        assert!(is_closed(&mut saying) && is_closed(&mut other));
+        assert!(is_closed(&mut parked(&one)));
+        assert!(!is_closed(&mut unharmed), "another application has said nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn none_is_taken_before_it_has_rested() {
+        let one = upstream("127.0.0.1:1");
+        let rest = Duration::from_millis(125);
+        let (first, _theirs) = pair();
+        let (second, theirs) = pair();
+        assert!(park(&one, second, rest) && park(&one, first, 4 * rest));
+        assert!(take(&one).is_none());
+        tokio::time::advance(rest).await;
+        assert_joined(&take(&one).expect("the one that has rested"), &theirs);
+        assert!(take(&one).is_none());
+        tokio::time::advance(3 * rest).await;
+        assert!(take(&one).is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -58,7 +58,22 @@ const FROM_ZERO: [(&str, &str, &[&str]); 7] = [
     (REJECTED, "mode", &["http503", "reset"]),
     (ACCEPT_ERRORS, "reason", &["emfile", "enfile", "enobufs", "other"]),
     (UPSTREAM_LENT, "event", &["parked", "reused", "resent", "lost"]),
-    (UPSTREAM_FAILURES, "reason", &["timeout", "not_there", "name", "other"]),
+    (
+        UPSTREAM_FAILURES,
+        "reason",
+        &[
+            "timeout",
+            "not_there",
+            "queue_full",
+            "ports",
+            "emfile",
+            "enfile",
+            "enobufs",
+            "name",
+            "loop",
+            "other",
+        ],
+    ),
 ];
 
 /// Classes of status, in their order.

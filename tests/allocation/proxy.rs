@@ -10,7 +10,7 @@ use ebbtide::connection::{
     ListenerSettings, ListenerStatus, Listening, RejectMode, Serving, Settings, Speaks, Table,
 };
 use ebbtide::drain::{Drain, Schedule};
-use ebbtide::net::{Bound, ListenOptions, Upstream};
+use ebbtide::net::{Bound, ConnectOptions, HalfClosed, ListenOptions, Upstream};
 use ebbtide::reactor::{self, Workers};
 use ebbtide::relay::{ClientTimeouts, IdleClose, IdleTimeouts, Manners};
 use ebbtide::telemetry::Metrics;
@@ -123,8 +123,13 @@ fn listen(speaks: Speaks, upstream: SocketAddr) -> SocketAddr {
     };
     let serving = Serving {
         settings: Settings {
-            connect_timeout: PATIENCE,
-            upstream_wait: PATIENCE,
+            connect: ConnectOptions {
+                timeout: PATIENCE,
+                wait: PATIENCE,
+                sources: Vec::new(),
+                half_closed: HalfClosed::Left,
+            },
+            upstream_rest: Duration::ZERO,
             manners,
             drain_deadline_header: false,
         },

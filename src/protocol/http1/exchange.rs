@@ -26,6 +26,8 @@ impl Asked {
     pub(super) const WEBSOCKET: Asked = Asked(1 << 4);
     /// A 101 may follow which makes the connection one of HTTP/2.
     pub(super) const HTTP2: Asked = Asked(1 << 5);
+    /// It came with a body that has no meaning (RFC 9110 §9.3): applications may leave it unread.
+    pub(super) const STRAY_BODY: Asked = Asked(1 << 6);
 
     pub(super) fn with(self, other: Asked) -> Asked {
         Asked(self.0 | other.0)

@@ -85,8 +85,11 @@ pub(super) fn request(bytes: &[u8], health_checks: &HealthChecks) -> Parsed<Requ
     check_lines(bytes, length, request.headers)?;
     let fields = Fields::read(request.headers)?;
     let version = Version::of(request.version);
-    let asked = asked(method, &fields, version);
+    let mut asked = asked(method, &fields, version);
     let body = request_body(&fields, version)?;
+    if body.is_some() && matches!(method, "GET" | "HEAD" | "DELETE" | "OPTIONS" | "TRACE") {
+        asked = asked.with(Asked::STRAY_BODY);
+    }
     if body.is_some() && asked.has(Asked::CONNECT) {
         return Err(Surprise::ConnectBody);
     }

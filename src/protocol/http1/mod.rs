@@ -61,6 +61,8 @@ pub struct Tracker {
     is_bound: bool,
     /// The last response was a challenge whose answer only this connection can take.
     is_challenged: bool,
+    /// A response had no body because of its status or its request's method.
+    has_ruled_out_body: bool,
     events: Events,
 }
 
@@ -202,6 +204,7 @@ impl Tracker {
             health: Health::NoRequest,
             is_bound: false,
             is_challenged: false,
+            has_ruled_out_body: false,
             events: Events::default(),
         }
     }
@@ -424,6 +427,13 @@ impl Tracker {
             && matches!(self.requests.reading, Reading::Head | Reading::Ended)
             && matches!(self.responses.reading, Reading::Head)
             && self.is_safe_point()
+    }
+
+    /// Whether a response so far had no body because a rule says so, and not its own head: to HEAD, 204
+    /// and 304. An application that does not keep the rule sends its body behind.
+    #[must_use]
+    pub fn has_ruled_out_body(&self) -> bool {
+        self.has_ruled_out_body
     }
 
     /// Whether what the client has asked so far is whole, and nothing of it asks for an upstream

@@ -120,7 +120,9 @@ impl Tracker {
     fn begin_request(&mut self, request: &Request) -> Result<(), Surprise> {
         self.outstanding.push(request.asked)?;
         self.events.request_begun();
-        self.is_bound |= request.authenticates_connection || request.asked.might_switch();
+        self.is_bound |= request.authenticates_connection
+            || request.asked.might_switch()
+            || request.asked.has(Asked::STRAY_BODY);
         self.health = match self.health {
             Health::NoRequest | Health::AllChecks if request.is_health_check => Health::AllChecks,
             _ => Health::Mixed,

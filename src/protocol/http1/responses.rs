@@ -110,6 +110,7 @@ impl Tracker {
         let is_early = is_only && !self.requests.is_at_head();
         self.is_bound |= is_early || response.authenticates_connection;
         self.is_challenged = response.challenges_connection;
+        self.has_ruled_out_body |= asked.has(Asked::HEAD) || matches!(response.status, 204 | 304);
         self.responses.status = response.status;
         match response.body {
             Some(body) => self.responses.reading = Reading::Body(body),
