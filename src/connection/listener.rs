@@ -252,7 +252,7 @@ impl Listening {
         serving.metrics.queue_aborted(queued);
         status.set(ListenerState::Refusing);
         info!(listener = %status.addr, aborted = queued, "listener closed");
-        door.shut();
+        door.close();
         // A lost sender means that the process ends; nobody is there to undrain.
         while states.wait_for(|state| state.phase < Phase::Draining).await.is_err() {
             std::future::pending::<()>().await;

@@ -50,6 +50,7 @@ mod relay;
 mod reuse;
 mod rolling;
 mod run;
+mod signal;
 mod targets;
 mod transparency;
 mod websocket;
