@@ -12,6 +12,7 @@ mod control;
 mod farewell;
 mod flow;
 mod lending;
+mod liveness;
 mod pair;
 pub mod parking;
 mod pipes;

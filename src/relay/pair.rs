@@ -13,12 +13,10 @@ use super::control::{Control, Heard, Order};
 use super::farewell::{Advice, Farewell, IdleClose};
 use super::flow::{Failure, Flow, Progress, Turn};
 use super::lending::{Lending, Lent, Next};
+use super::liveness::Liveness;
 use crate::net::{Socket, Upstream, options};
 use crate::protocol::http1::DrainOptions;
 use crate::protocol::{Class, Direction, Events, Tracker, Word, websocket};
-
-/// How often a drain looks whether a client has acknowledged its last answer.
-const DELIVERY_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Why a relay stopped.
 #[derive(Debug)]
@@ -100,10 +98,9 @@ pub struct Relay<'a, O> {
     /// Whether there has been a drain: before, no tracker has anything to say.
     has_drained: bool,
     farewell: Farewell,
+    liveness: Liveness,
     /// In a box, and only while a time-out applies; most connections never have one.
     silence: Option<Box<Silence>>,
-    /// Only in a drain, while the client has not acknowledged its last answer.
-    delivery: Option<Pin<Box<Sleep>>>,
     /// Present where upstream connections are lent.
     pub(super) lending: Option<Box<Lending>>,
 }
@@ -141,8 +138,8 @@ impl<'a, O: Observer> Relay<'a, O> {
             heard: Heard::default(),
             has_drained: false,
             farewell: Farewell::default(),
+            liveness: Liveness::default(),
             silence: None,
-            delivery: None,
             lending: None,
         }
     }
@@ -160,12 +157,7 @@ impl<'a, O: Observer> Relay<'a, O> {
         if order == self.obeyed {
             return false;
         }
-        let keep_alive = match order {
-            Order::Serve => options::SERVING,
-            _ => options::DRAINING,
-        };
-        // A connection that broke meanwhile tells so by itself at the next read.
-        let _ = options::set_keep_alive(&self.client.options(), keep_alive);
+        self.liveness.obey(order, self.client);
         match order {
             Order::Serve => self.tracker.end_drain(),
             _ => {
@@ -205,7 +197,11 @@ impl<'a, O: Observer> Relay<'a, O> {
                 self.to_upstream.close();
             }
             Class::Idle | Class::HealthCheck => {}
-            Class::Upgraded | Class::Tcp | Class::Opaque(_) => self.to_client.close(),
+            Class::Upgraded
+            | Class::Tcp
+            | Class::Silent
+            | Class::SilentClient
+            | Class::Opaque(_) => self.to_client.close(),
         }
     }
 
@@ -243,7 +239,7 @@ impl<'a, O: Observer> Relay<'a, O> {
         let class = self.tracker.class();
         let is_done = matches!(class, Class::Idle | Class::Http2 { open_streams: 0 });
         if !is_done || !self.owes_client(cx) {
-            self.delivery = None;
+            self.liveness.delivered();
             return class;
         }
         match (class, self.class.excluded()) {
@@ -267,18 +263,19 @@ impl<'a, O: Observer> Relay<'a, O> {
         {
             return false;
         }
-        // No kernel tells when the last byte is acknowledged: look again.
-        let again = || Box::pin(tokio::time::sleep(DELIVERY_INTERVAL));
-        let timer = self.delivery.get_or_insert_with(again);
-        while timer.as_mut().poll(cx).is_ready() {
-            *timer = again();
-        }
+        self.liveness.poll_delivery(cx);
         true
     }
 
     /// Sees the connection off while a drain is under way. `true` when it is to end now.
     fn see_off(&mut self, cx: &mut Context<'_>) -> bool {
         if self.obeyed < Order::Drain || self.tracker.is_blind() {
+            return false;
+        }
+        // A balancer opens connections ahead, and may still use them until the lame duck is over.
+        let has_asked_nothing =
+            self.control.bytes(Direction::FromClient) == 0 || self.tracker.awaits_request();
+        if has_asked_nothing && self.obeyed < Order::Retire {
             return false;
         }
         match self.farewell.poll(cx, &mut self.tracker, self.manners.idle_close) {
@@ -437,6 +434,7 @@ impl<O: Observer> Future for Relay<'_, O> {
         if relay.see_off(cx) {
             return Poll::Ready(End::SeenOff);
         }
+        relay.liveness.poll(cx, relay.client, progressed);
         relay.poll_timeout(cx, progressed)
     }
 }
