@@ -226,7 +226,7 @@ impl Connection<'_> {
             9 => self.upstream.may_read = limit,
             10 => self.client.ends = true,
             11 => self.upstream.ends = true,
-            12 => self.give(Order::Drain),
+            12 => self.give(if how < 128 { Order::Drain } else { Order::Retire }),
             13 => self.give(Order::Serve),
             14 => self.give(Order::Leave),
             15 => self.give(if how < 128 { Order::Close } else { Order::Reset }),
@@ -302,7 +302,7 @@ impl Connection<'_> {
         let class = *self.watcher.class.lock().expect("no panic while it is held");
         // Who has had the last answer, and our FIN, hears no more of an application that goes on unasked.
         let is_over = class == Class::Opaque(Surprise::UnaskedResponse) && client.heard_end;
-        if self.order <= Order::Drain
+        if self.order <= Order::Retire
             && reads_all
             && !is_over
             && matches!(class, Class::Opaque(_) | Class::Tcp | Class::Upgraded)

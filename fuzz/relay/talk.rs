@@ -64,10 +64,12 @@ impl Talk {
         let all = from.says.len();
         match (direction, order, self.kind) {
             (_, Order::Serve, _) => all,
-            (_, Order::Drain, Kind::Tcp) => all,
+            (_, Order::Drain | Order::Retire, Kind::Tcp) => all,
             (Direction::FromClient, Order::Leave, Kind::Tcp) => all,
-            (_, Order::Drain, Kind::WebSocket) if self.is_sincere => all,
-            (Direction::FromUpstream, Order::Drain, _) if self.is_sincere => self.owed,
+            (_, Order::Drain | Order::Retire, Kind::WebSocket) if self.is_sincere => all,
+            (Direction::FromUpstream, Order::Drain | Order::Retire, _) if self.is_sincere => {
+                self.owed
+            }
             (Direction::FromUpstream, Order::Leave, Kind::Http2) if self.is_sincere => self.owed,
             _ => 0,
         }

@@ -22,11 +22,9 @@ pub(super) fn routes(router: Router, view: &View) -> Router {
             async move { response }
         })
         .post("/undrain", move |_| {
-            let response = if undrain.drain.undrain() {
-                respond::json(StatusCode::OK, &(undrain.report)())
-            } else {
-                let why = "nothing to undo: no drain is under way, or the process is leaving\n";
-                respond::text(StatusCode::CONFLICT, why)
+            let response = match undrain.drain.undrain() {
+                Ok(()) => respond::json(StatusCode::OK, &(undrain.report)()),
+                Err(why) => respond::text(StatusCode::CONFLICT, format!("{why}\n")),
             };
             async move { response }
         })

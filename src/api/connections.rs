@@ -20,8 +20,8 @@ pub struct ConnectionView {
     pub peer: String,
     /// The listener's address.
     pub listener: String,
-    /// What it is being used for: `http`, `idle`, `websocket`, `upgraded`, `http2`, `tcp`, `opaque`,
-    /// `healthCheck`.
+    /// What it is being used for: `http`, `idle`, `websocket`, `upgraded`, `http2`, `tcp`,
+    /// `silent`, `opaque`, `healthCheck`.
     pub class: String,
     /// Open streams, of HTTP/2.
     #[serde(skip_serializing_if = "Option::is_none", default)]

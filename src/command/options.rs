@@ -167,7 +167,8 @@ pub struct Options {
     pub head_timeout: Option<Span>,
 
     /// Give a client up that acknowledges nothing, or takes nothing, for this long; 0 leaves it to
-    /// the kernel [default: 5m]
+    /// the kernel. In a drain keep-alive probes find a dead client that owes no acknowledgement after
+    /// 30 s [default: 5m]
     #[arg(
         long,
         value_name = "DURATION",
@@ -225,8 +226,8 @@ pub struct Options {
     #[serde(deserialize_with = "from_grace_period")]
     pub grace_period: Option<Span>,
 
-    /// The delay ends early when no new connection has sent anything for this long; 0 is never
-    /// [default: 5s]
+    /// The delay ends early when no new connection has sent anything for this long, or for five times
+    /// the mean gap between new connections before the drain if that is longer; 0 is never [default: 5s]
     #[arg(long, value_name = "DURATION", env = "EBBTIDE_QUIET_PERIOD", help_heading = "Drain")]
     pub quiet_period: Option<Span>,
 
@@ -259,7 +260,8 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", env = "EBBTIDE_SETTLE_PERIOD", help_heading = "Drain")]
     pub settle_period: Option<Span>,
 
-    /// The drain is over after this long without a connection that blocks it [default: 2s]
+    /// The drain is over after this long without a connection that blocks it, and at once when every
+    /// listener is closed and no connection is open [default: 2s]
     #[arg(long, value_name = "DURATION", env = "EBBTIDE_SETTLED_FOR", help_heading = "Drain")]
     pub settled_for: Option<Span>,
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, mpsc};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::exit::{Exit, Failure};
 use super::legacy::Legacy;
@@ -20,7 +20,7 @@ use crate::api::serve::{self, Running, Server};
 use crate::connection::{
     ListenerSettings, ListenerStatus, Listening, Serving, Table, empty_parking, see_out,
 };
-use crate::drain::{Drain, Phase, State, Trigger};
+use crate::drain::{Drain, NotUndone, Phase, State, Trigger};
 use crate::net::{Bound, options};
 use crate::reactor::Workers;
 use crate::relay::Order;
@@ -161,9 +161,13 @@ impl Sidecar {
             );
             let serving = Arc::clone(&self.serving);
             let permits = Some(Arc::clone(&permits));
-            self.serving
-                .workers
-                .spawn(|| Listening::new(listener, settings, status, serving, permits).run());
+            // A signal that comes before the worker has begun must find a listener that is open.
+            let door = self.drain.door();
+            self.serving.workers.spawn(move || {
+                let listening = Listening::new(listener, settings, status, serving, permits);
+                drop(door);
+                listening.run()
+            });
         }
         if let Some(reached) = reached {
             tokio::spawn(reach::find_out(upstreams, reached, news));
@@ -248,8 +252,16 @@ async fn heed(drain: Drain, mut answers: mpsc::Receiver<Answer>) {
         match answer.directive {
             Directive::None | Directive::Wait => {}
             Directive::Drain => drain.trigger(Trigger::Controller),
-            // Nothing to undo is what the directive wanted.
-            Directive::Undrain => _ = drain.undrain(),
+            Directive::Undrain => match drain.undrain() {
+                // No drain is what the directive asks for.
+                Ok(()) | Err(NotUndone::NoDrain) => {}
+                Err(why @ NotUndone::Signalled) => {
+                    debug!(
+                        error = &why as &dyn std::error::Error,
+                        "the controller's undrain is not obeyed"
+                    );
+                }
+            },
         }
     }
 }
@@ -332,7 +344,7 @@ impl Proxy {
         self.serving.table.order_all(Order::Close);
         self.serving.workers.turn().await;
         self.emptied().await;
-        let took = state.progress.map(|progress| progress.started.elapsed()).unwrap_or_default();
+        let took = state.progress.map(|progress| progress.took(Instant::now())).unwrap_or_default();
         self.serving.metrics.drained(took);
         if let Some(final_report) = &mut self.final_report {
             let delivery = final_report.wait().await;

@@ -1,14 +1,15 @@
 //! The end of a drain: who still has to leave, and when each one is told.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::info;
 
 use super::table::{Entry, Table};
 use crate::drain::{Drain, FORCE_CLOSE_PERIOD, Phase, State};
-use crate::relay::Order;
+use crate::relay::{Control, Order};
 
 /// How long a connection whose budget is over may take to leave, before it gets a FIN: the closing
 /// handshake of a WebSocket, and its staged close.
@@ -23,23 +24,51 @@ pub struct Budget {
     pub timeout: Duration,
 }
 
+/// What a connection is asked to do while this phase lasts, until its turn to leave comes.
+fn order_in(phase: Phase) -> Order {
+    match phase {
+        Phase::Serving => Order::Serve,
+        Phase::LameDuck => Order::Drain,
+        Phase::Draining | Phase::Closing | Phase::Drained => Order::Retire,
+    }
+}
+
+/// Gives a connection that has just come into the table the order of the phase. The phase may change
+/// meanwhile, and the order to all that follows a change may have missed the connection, or come before
+/// this one: so the phase is looked at again.
+pub(super) fn join(drain: &Drain, control: &Control) {
+    let mut phase = drain.phase();
+    loop {
+        control.order(order_in(phase));
+        let now = drain.phase();
+        if now == phase {
+            return;
+        }
+        phase = now;
+    }
+}
+
 /// Watches the phases and tells the connections: find dead peers sooner, leave in turn, end.
 pub async fn see_out(drain: Drain, table: Table, budgets: Vec<Budget>) {
     let mut states = drain.watch();
+    let mut counted_since = None;
     'phases: loop {
         let state = *states.borrow_and_update();
+        if let Some(progress) = state.progress
+            && counted_since.replace(progress.started).is_some_and(|at| at != progress.started)
+        {
+            // The drain before was undone, and this one began before we looked.
+            table.forget_drain();
+        }
+        table.order_all(order_in(state.phase));
         match (state.phase, state.progress) {
-            (Phase::Serving, _) | (_, None) => {
-                table.forget_drain();
-                table.order_all(Order::Serve);
-            }
+            (Phase::Serving, _) | (_, None) => table.forget_drain(),
             (Phase::LameDuck | Phase::Draining, Some(progress)) => {
-                table.order_all(Order::Drain);
-                end_budgets(&mut states, &table, &budgets, progress.started).await;
+                end_budgets(&mut states, &table, &budgets, progress.started.into()).await;
                 continue;
             }
             (Phase::Closing, Some(progress)) => {
-                if ask_to_leave(&mut states, &table, progress.deadline).await {
+                if ask_to_leave(&mut states, &table, progress.deadline.into()).await {
                     close_all(&table, Order::Close);
                 } else {
                     // The phase changed meanwhile: look at it first.
@@ -48,7 +77,7 @@ pub async fn see_out(drain: Drain, table: Table, budgets: Vec<Budget>) {
             }
             (Phase::Drained, Some(progress)) => {
                 // Who came when it was over (mode `accept`, `--admit`) has until the deadline too.
-                let deadline = progress.deadline;
+                let deadline = Instant::from(progress.deadline);
                 for (at, order) in
                     [(deadline, Order::Close), (deadline + FORCE_CLOSE_PERIOD, Order::Reset)]
                 {
@@ -138,7 +167,7 @@ async fn sleep_unless_changed(states: &mut watch::Receiver<State>, until: Instan
         return !states.has_changed().unwrap_or(true);
     }
     tokio::select! {
-        () = tokio::time::sleep_until(until.into()) => true,
+        () = tokio::time::sleep_until(until) => true,
         _ = states.changed() => {
             // Left unseen, so that the caller's loop finds the new phase.
             states.mark_changed();
@@ -157,4 +186,153 @@ fn survivors(table: &Table) -> Vec<Arc<Entry>> {
     let mut entries = table.list();
     entries.retain(|entry| entry.class().excluded().is_none());
     entries
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::connection::status::ListenerStatus;
+    use crate::connection::table::Registered;
+    use crate::drain::{Door, Guard, Schedule, Trigger};
+    use crate::protocol::Class;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A drain of 10 s as a lame duck and 100 s in all, and what is seen out in it.
+    struct Scene {
+        drain: Drain,
+        table: Table,
+        listener: Arc<ListenerStatus>,
+        begun: Instant,
+        /// What keeps the drain from being over.
+        #[expect(dead_code, reason = "held, not read")]
+        held: (Door, Guard),
+    }
+
+    impl Scene {
+        fn new(budgets: Vec<Budget>) -> Self {
+            let drain = Drain::new(Schedule {
+                delay: 10 * SECOND,
+                timeout: 100 * SECOND,
+                quiet_period: Duration::ZERO,
+                close_spread: 20 * SECOND,
+                settled_for: Duration::ZERO,
+            });
+            let table = Table::default();
+            tokio::spawn(drain.clone().run());
+            tokio::spawn(see_out(drain.clone(), table.clone(), budgets));
+            let listener = Arc::new(ListenerStatus::new(SocketAddr::from(([127, 0, 0, 1], 1))));
+            let held = (drain.door(), drain.guard());
+            Scene { drain, table, listener, begun: Instant::now(), held }
+        }
+
+        fn open(&self, class: Class) -> Registered {
+            let peer = SocketAddr::from(([127, 0, 0, 1], 2));
+            let registered = self.table.register(peer, &self.listener, class);
+            join(&self.drain, &registered.entry.control);
+            registered
+        }
+
+        /// Moves the clock to so long after the scene's beginning, and lets everybody act.
+        async fn at(&self, after: Duration) {
+            tokio::time::sleep_until(self.begun + after).await;
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn order(registered: &Registered) -> Order {
+        registered.entry.control.current()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_phase_gives_its_order_to_those_who_are_there_and_those_who_come() {
+        let scene = Scene::new(Vec::new());
+        let old = scene.open(Class::Tcp);
+        assert_eq!(order(&old), Order::Serve);
+        scene.drain.trigger(Trigger::Endpoint);
+        let newcomer = scene.open(Class::Tcp);
+        assert_eq!(order(&newcomer), Order::Drain);
+        scene.at(SECOND).await;
+        assert_eq!(order(&old), Order::Drain);
+        scene.at(11 * SECOND).await;
+        let late = scene.open(Class::Tcp);
+        assert_eq!([&old, &newcomer, &late].map(order), [Order::Retire; 3]);
+        assert_eq!(scene.drain.undrain(), Ok(()));
+        scene.at(12 * SECOND).await;
+        assert_eq!([&old, &newcomer, &late].map(order), [Order::Serve; 3]);
+        assert_eq!(scene.table.forced(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn survivors_are_asked_one_after_the_other_over_the_whole_spread() {
+        const SURVIVORS: usize = 100;
+        let scene = Scene::new(Vec::new());
+        let crowd: Vec<_> = (0..SURVIVORS).map(|_| scene.open(Class::Tcp)).collect();
+        let idle = scene.open(Class::Idle);
+        scene.drain.trigger(Trigger::Endpoint);
+        let asked = || crowd.iter().filter(|registered| order(registered) == Order::Leave).count();
+        scene.at(79 * SECOND).await;
+        assert_eq!(asked(), 0);
+        // Each has a slot of a fifth of a second, and is asked within it.
+        for second in 1..20 {
+            scene.at((80 + second) * SECOND).await;
+            let expected = 5 * usize::try_from(second).unwrap();
+            assert!(asked().abs_diff(expected) <= 1, "{} after {second} s", asked());
+        }
+        assert_eq!(order(&idle), Order::Retire, "who does not block is not asked");
+        scene.at(100 * SECOND).await;
+        assert!(crowd.iter().all(|registered| order(registered) == Order::Close));
+        scene.at(102 * SECOND).await;
+        assert!(crowd.iter().all(|registered| order(registered) == Order::Reset));
+        assert_eq!(scene.table.forced(), 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_undrain_while_survivors_are_asked_spares_the_others() {
+        let scene = Scene::new(Vec::new());
+        let crowd: Vec<_> = (0..100).map(|_| scene.open(Class::Tcp)).collect();
+        scene.drain.trigger(Trigger::Endpoint);
+        scene.at(90 * SECOND).await;
+        assert_eq!(scene.drain.undrain(), Ok(()));
+        scene.at(95 * SECOND).await;
+        let of = |wanted| crowd.iter().filter(|registered| order(registered) == wanted).count();
+        assert!((49..=51).contains(&of(Order::Leave)), "{}", of(Order::Leave));
+        assert_eq!(of(Order::Leave) + of(Order::Serve), 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_budget_ends_its_class_alone() {
+        let scene = Scene::new(vec![Budget { class: "silent", timeout: 20 * SECOND }]);
+        let (silent, tcp) = (scene.open(Class::Silent), scene.open(Class::Tcp));
+        scene.drain.trigger(Trigger::Endpoint);
+        for (at, expected) in [
+            (19 * SECOND, Order::Retire),
+            (21 * SECOND, Order::Leave),
+            (20 * SECOND + LEAVE_PERIOD + SECOND, Order::Close),
+            (20 * SECOND + LEAVE_PERIOD + FORCE_CLOSE_PERIOD + SECOND, Order::Reset),
+        ] {
+            scene.at(at).await;
+            assert_eq!((order(&silent), order(&tcp)), (expected, Order::Retire), "at {at:?}");
+        }
+        assert_eq!(scene.table.forced(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_right_behind_an_undrain_counts_anew() {
+        let scene = Scene::new(vec![Budget { class: "tcp", timeout: SECOND }]);
+        let forced = scene.open(Class::Tcp);
+        scene.drain.trigger(Trigger::Endpoint);
+        scene.at(2 * SECOND).await;
+        assert_eq!((order(&forced), scene.table.forced()), (Order::Leave, 1));
+        drop(forced);
+        // Nobody runs in between: what watches the phases never sees `Serving`.
+        assert_eq!(scene.drain.undrain(), Ok(()));
+        scene.drain.trigger(Trigger::Signal);
+        scene.at(2 * SECOND + SECOND / 2).await;
+        assert_eq!(scene.table.forced(), 0);
+    }
 }

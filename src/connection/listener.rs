@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
+use super::closing;
 use super::policy::{RejectMode, Speaks};
 use super::serve::{Connection, Serving};
 use super::status::{ListenerState, ListenerStatus};
@@ -16,7 +17,6 @@ use crate::drain::{Door, Phase, State};
 use crate::net::{AcceptError, Accepted, Acceptor, Backoff, Listener, Upstream, handshakes};
 use crate::protocol::Class;
 use crate::protocol::http1::Options as Http1Options;
-use crate::relay::Order;
 
 /// How a listener treats those who come.
 #[derive(Clone, Debug)]
@@ -204,9 +204,7 @@ impl Listening {
         // Counted before the queue is looked at again: a drain never sees zero in between.
         let guard = (!is_health_check).then(|| self.serving.drain.guard());
         let registered = self.serving.table.register(accepted.peer, &self.status, class);
-        if phase > Phase::Serving {
-            registered.entry.control.order(Order::Drain);
-        }
+        closing::join(&self.serving.drain, &registered.entry.control);
         if phase >= Phase::Draining && !is_health_check {
             self.serving.metrics.late();
         }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::serve::Serving;
+use super::status::Heard;
 use super::table::Entry;
 use crate::drain::Guard;
 use crate::protocol::http1::DrainOptions;
@@ -44,8 +45,13 @@ impl Observer for Watcher<'_> {
             return;
         }
         self.entry.control.set_class(class);
-        if let Some(surprise) = class.surprise() {
-            self.serving.metrics.opaque(surprise.name());
+        match class {
+            Class::Http2 { .. } => self.entry.listener.hear(Heard::Http),
+            Class::Opaque(surprise) => {
+                self.entry.listener.hear(Heard::Unknown);
+                self.serving.metrics.opaque(surprise.name());
+            }
+            _ => {}
         }
         let guard = self.guard.get_or_insert_with(|| self.serving.drain.guard());
         match (class.excluded(), guard.is_held()) {
@@ -62,6 +68,9 @@ impl Observer for Watcher<'_> {
     fn events(&mut self, events: Events) {
         let metrics = &self.serving.metrics;
         if events.requests_begun > 0 {
+            if !self.entry.control.is_health_check() {
+                self.entry.listener.hear(Heard::Http);
+            }
             metrics.requests(events.requests_begun);
             self.asked = (events.requests_begun == 1 && self.asked.is_none()).then(reactor::now);
         }
@@ -97,7 +106,10 @@ impl Observer for Watcher<'_> {
     }
 
     fn drain_options(&self) -> DrainOptions {
-        let options = DrainOptions::default();
+        let mut options = DrainOptions::default();
+        if self.entry.listener.speaks_http_alone() {
+            options = options.with_clients_first();
+        }
         match self.serving.drain.state().progress {
             Some(progress) if self.serving.settings.drain_deadline_header => {
                 let deadline = crate::drain::wall_clock(progress.deadline);

@@ -164,7 +164,7 @@ impl Listening {
         drop(dropper);
         status.set(ListenerState::Refusing);
         status.set_filter(SynFilter::Off);
-        door.shut();
+        door.close();
         // A lost sender means that the process ends; nobody is there to undrain.
         while states.wait_for(|state| state.phase < Phase::Draining).await.is_err() {
             std::future::pending::<()>().await;

@@ -246,7 +246,7 @@ impl Serving {
             self.metrics.upstream_failed(error.reason());
         }
         let forced = entry.was_forced().then(|| match entry.control.current() {
-            Order::Serve | Order::Drain | Order::Leave => "asked",
+            Order::Serve | Order::Drain | Order::Retire | Order::Leave => "asked",
             Order::Close => "closed",
             Order::Reset => "reset",
         });

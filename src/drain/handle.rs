@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tracing::info;
 
+use super::pace::Pace;
 use super::schedule::{Machine, Observed, Progress, Schedule};
-use super::{Phase, Trigger};
+use super::{NotUndone, Phase, Trigger};
 
 /// A phase and the drain it belongs to, as everyone who watches sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +32,12 @@ struct Inner {
     /// A copy of the phase that the data path can read without a lock.
     phase: AtomicU8,
     blocking: AtomicU64,
+    /// Guards, held or not: open connections that may block again.
+    remaining: AtomicU64,
+    pace: Pace,
     open_doors: AtomicUsize,
+    /// Doors that are open, or shut and not closed.
+    unclosed_doors: AtomicUsize,
     recompute: Notify,
 }
 
@@ -46,7 +52,10 @@ impl Drain {
             phases: watch::Sender::new(Phase::Serving),
             phase: AtomicU8::new(Phase::Serving as u8),
             blocking: AtomicU64::new(0),
+            remaining: AtomicU64::new(0),
+            pace: Pace::new(now()),
             open_doors: AtomicUsize::new(0),
+            unclosed_doors: AtomicUsize::new(0),
             recompute: Notify::new(),
         }))
     }
@@ -75,6 +84,13 @@ impl Drain {
         self.0.blocking.load(Ordering::Acquire)
     }
 
+    /// The current phase; costs no lock.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        let phase = usize::from(self.0.phase.load(Ordering::Acquire));
+        Phase::ALL.get(phase).copied().unwrap_or(Phase::Drained)
+    }
+
     /// Whether no drain is under way; costs no lock.
     #[must_use]
     pub fn is_serving(&self) -> bool {
@@ -83,20 +99,27 @@ impl Drain {
 
     /// Begins a drain, or joins the one under way.
     pub fn trigger(&self, trigger: Trigger) {
-        self.apply(|machine, now| machine.trigger(trigger, now));
+        self.apply(|machine, now| {
+            if machine.progress().is_none() {
+                machine.expect_arrivals(self.0.pace.mean_gap(now));
+            }
+            machine.trigger(trigger, now);
+        });
     }
 
-    /// Serves again; `false` when there is nothing to undo or the process is already leaving.
-    #[must_use]
-    pub fn undrain(&self) -> bool {
-        let mut undone = false;
+    /// Serves again.
+    ///
+    /// # Errors
+    /// When no drain is under way, or a signal has come, which is final.
+    pub fn undrain(&self) -> Result<(), NotUndone> {
+        let mut undone = Err(NotUndone::NoDrain);
         self.apply(|machine, _| undone = machine.undrain());
         undone
     }
 
     /// Ends the drain under way, because there is nothing left that could be served.
     pub fn end(&self) {
-        self.apply(|machine, _| machine.end());
+        self.apply(Machine::end);
     }
 
     /// The balancer has applied weight zero.
@@ -110,8 +133,9 @@ impl Drain {
         self.apply(|machine, now| machine.hold(period.map(|period| now + period)));
     }
 
-    /// A new connection has sent its first byte. Costs one load while no lame duck waits for quiet.
+    /// A new connection has sent its first byte. Takes no lock while no lame duck waits for quiet.
     pub fn arrival(&self) {
+        self.0.pace.note(now());
         if self.0.phase.load(Ordering::Relaxed) == Phase::LameDuck as u8 {
             self.apply(Machine::arrival);
         }
@@ -120,16 +144,18 @@ impl Drain {
     /// A guard for one connection that keeps the drain from ending until it is released or dropped.
     #[must_use]
     pub fn guard(&self) -> Guard {
+        self.0.remaining.fetch_add(1, Ordering::AcqRel);
         let mut guard = Guard { drain: self.clone(), held: false };
         guard.hold();
         guard
     }
 
-    /// A door that new connections come through: open until [`Door::shut`].
+    /// A door that new connections come through: open until [`Door::shut`] or [`Door::close`].
     #[must_use]
     pub fn door(&self) -> Door {
         self.0.open_doors.fetch_add(1, Ordering::AcqRel);
-        Door { drain: self.clone(), open: true }
+        self.0.unclosed_doors.fetch_add(1, Ordering::AcqRel);
+        Door { drain: self.clone(), open: true, closed: false }
     }
 
     /// Resolves when the current drain's deadline has come; never while there is none.
@@ -172,7 +198,7 @@ impl Drain {
         }
     }
 
-    /// The first connection came or the last one went: while a drain is on, the machine wants to know.
+    /// A count left zero or came to it: while a drain is on, the machine wants to know.
     fn crossed_zero(&self) {
         if !self.is_serving() {
             self.apply(|_, _| ());
@@ -184,8 +210,11 @@ impl Drain {
         let now = now();
         change(&mut machine, now);
         let observed = Observed {
-            blocking: self.blocking(),
+            // The doors first: who came through one has a guard before it is shut.
             doors_shut: self.0.open_doors.load(Ordering::Acquire) == 0,
+            doors_closed: self.0.unclosed_doors.load(Ordering::Acquire) == 0,
+            blocking: self.blocking(),
+            remaining: self.0.remaining.load(Ordering::Acquire),
         };
         machine.advance(now, observed);
         let state = State { phase: machine.phase(), progress: machine.progress() };
@@ -260,19 +289,28 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        let inner = &self.drain.0;
+        // Before the guard is released, so that the machine is told of both in one step.
+        let was_last = inner.remaining.fetch_sub(1, Ordering::AcqRel) == 1;
+        let was_held = self.held;
         self.release();
+        if was_last && !was_held {
+            self.drain.crossed_zero();
+        }
     }
 }
 
-/// A way in. A drain is not over while one is open. Dropping it counts as shutting it for good.
+/// A way in. A drain is not over while one is open. Dropping it counts as closing it for good.
 #[derive(Debug)]
 pub struct Door {
     drain: Drain,
     open: bool,
+    closed: bool,
 }
 
 impl Door {
-    /// Nothing that must be served can come in here any more.
+    /// The listener turns new connections away as it should; some may still be served, those of
+    /// admitted networks for example.
     pub fn shut(&mut self) {
         if std::mem::replace(&mut self.open, false) {
             self.drain.0.open_doors.fetch_sub(1, Ordering::AcqRel);
@@ -280,8 +318,22 @@ impl Door {
         }
     }
 
+    /// The listener is closed: no connection can come any more.
+    pub fn close(&mut self) {
+        if !std::mem::replace(&mut self.closed, true) {
+            self.drain.0.unclosed_doors.fetch_sub(1, Ordering::AcqRel);
+            if !self.open {
+                self.drain.apply(|_, _| ());
+            }
+        }
+        self.shut();
+    }
+
     /// New connections are served again.
     pub fn reopen(&mut self) {
+        if std::mem::replace(&mut self.closed, false) {
+            self.drain.0.unclosed_doors.fetch_add(1, Ordering::AcqRel);
+        }
         if !std::mem::replace(&mut self.open, true) {
             self.drain.0.open_doors.fetch_add(1, Ordering::AcqRel);
             self.drain.apply(|_, _| ());
@@ -291,7 +343,7 @@ impl Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        self.shut();
+        self.close();
     }
 }
 
@@ -375,14 +427,73 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn the_last_connection_ends_the_drain_once_every_listener_is_closed() {
+        let drain = Drain::new(quick());
+        tokio::spawn(drain.clone().run());
+        let (mut first, mut second) = (drain.door(), drain.door());
+        let (blocking, mut idle) = (drain.guard(), drain.guard());
+        idle.release();
+        let start = now();
+        drain.trigger(Trigger::Endpoint);
+        reaches(&drain, Phase::Draining).await;
+        first.close();
+        drop(blocking);
+        drop(idle);
+        assert_eq!(drain.state().phase, Phase::Draining, "a listener is open");
+        second.shut();
+        assert_eq!(drain.state().phase, Phase::Draining, "somebody may still come");
+        second.close();
+        assert_eq!(drain.state().phase, Phase::Drained);
+        assert_eq!(now() - start, Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_that_remains_may_begin_again_until_it_has_settled() {
+        let drain = Drain::new(quick());
+        tokio::spawn(drain.clone().run());
+        let mut door = drain.door();
+        let mut idle = drain.guard();
+        idle.release();
+        drain.trigger(Trigger::Endpoint);
+        reaches(&drain, Phase::Draining).await;
+        door.close();
+        let closed = now();
+        assert_eq!(drain.state().phase, Phase::Draining);
+        reaches(&drain, Phase::Drained).await;
+        assert_eq!(now() - closed, Duration::from_secs(2));
+        drop(idle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pace_before_a_drain_tells_how_long_quiet_is() {
+        let quiet_period = Duration::from_secs(5);
+        let drain = Drain::new(Schedule { quiet_period, delay: 6 * quiet_period, ..quick() });
+        tokio::spawn(drain.clone().run());
+        let _guard = drain.guard();
+        for gap in [0, 2, 5] {
+            for _ in 0..40 {
+                tokio::time::sleep(Duration::from_secs(gap)).await;
+                drain.arrival();
+            }
+            let start = now();
+            drain.trigger(Trigger::Endpoint);
+            reaches(&drain, Phase::Draining).await;
+            let expected = Duration::from_secs(5 * gap).max(quiet_period);
+            let difference = (now() - start).abs_diff(expected);
+            assert!(difference <= Duration::from_secs(2), "{gap} s: {difference:?}");
+            assert_eq!(drain.undrain(), Ok(()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn undrain_serves_again_and_the_next_drain_has_its_own_deadline() {
         let drain = Drain::new(quick());
         tokio::spawn(drain.clone().run());
         let _guard = drain.guard();
         drain.trigger(Trigger::Endpoint);
         reaches(&drain, Phase::Draining).await;
-        assert!(drain.undrain());
-        assert!(!drain.undrain());
+        assert_eq!(drain.undrain(), Ok(()));
+        assert_eq!(drain.undrain(), Err(NotUndone::NoDrain));
         assert_eq!(drain.state(), State { phase: Phase::Serving, progress: None });
         drain.trigger(Trigger::Controller);
         let progress = drain.state().progress.expect("a drain is under way");

@@ -5,10 +5,11 @@
 
 mod clock;
 mod handle;
+mod pace;
 mod phase;
 mod schedule;
 
 pub use clock::wall_clock;
 pub use handle::{Door, Drain, Guard, State, default_close_spread};
-pub use phase::{Phase, Trigger};
+pub use phase::{NotUndone, Phase, Trigger};
 pub use schedule::{FORCE_CLOSE_PERIOD, Machine, Observed, Progress, Schedule};

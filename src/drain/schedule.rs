@@ -2,13 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Phase, Trigger};
+use super::{NotUndone, Phase, Trigger};
 
 /// How long past the deadline a force-closed connection has to take its FIN before it is reset.
 ///
 /// # Source
 /// RFC 9112 §9.6: a reset right behind the last bytes can erase them at the peer.
 pub const FORCE_CLOSE_PERIOD: Duration = Duration::from_secs(2);
+
+/// So many times the mean gap between new connections must pass without one before it is quiet.
+///
+/// When new connections come independently of each other, fewer than one gap in a hundred is five
+/// times as long as the mean (e⁻⁵).
+const QUIET_GAPS: u32 = 5;
 
 /// The times that shape every drain of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,11 +23,13 @@ pub struct Schedule {
     pub delay: Duration,
     /// From the drain's start to its deadline.
     pub timeout: Duration,
-    /// `LameDuck` ends early when no new connection has sent a byte for this long; zero: never.
+    /// `LameDuck` ends early when no new connection has sent a byte for this long, or for longer where
+    /// new connections came rarely before the drain; zero: never.
     pub quiet_period: Duration,
     /// The last part before the deadline, in which survivors are asked to leave.
     pub close_spread: Duration,
-    /// How long there must be nothing that blocks before the drain is over.
+    /// How long nothing must have blocked before the drain is over, while connections remain or may
+    /// still come.
     pub settled_for: Duration,
 }
 
@@ -36,6 +44,8 @@ pub struct Progress {
     pub deadline: Instant,
     /// Whether the process is to exit when it is over.
     pub exits: bool,
+    /// When it was over.
+    pub ended: Option<Instant>,
 }
 
 impl Progress {
@@ -44,6 +54,12 @@ impl Progress {
     pub fn reason(&self) -> Trigger {
         if self.exits { Trigger::Signal } else { self.trigger }
     }
+
+    /// How long the drain took, or has taken until `now` if it is not over.
+    #[must_use]
+    pub fn took(&self, now: Instant) -> Duration {
+        self.ended.unwrap_or(now).saturating_duration_since(self.started)
+    }
 }
 
 /// What the machine reads of the world at the moment it is asked.
@@ -51,8 +67,12 @@ impl Progress {
 pub struct Observed {
     /// Connections that keep the drain from ending.
     pub blocking: u64,
+    /// Open connections that may keep it from ending again, those that block included.
+    pub remaining: u64,
     /// Whether every listener rejects new connections as it should, with nothing left in its queue.
     pub doors_shut: bool,
+    /// Whether every listener is closed: no connection can come any more.
+    pub doors_closed: bool,
 }
 
 /// The drain's state machine.
@@ -64,6 +84,8 @@ pub struct Machine {
     acknowledged: bool,
     held_until: Option<Instant>,
     last_arrival: Option<Instant>,
+    /// The mean gap between new connections before the drain; absent when none came.
+    mean_gap: Option<Duration>,
     clear_since: Option<Instant>,
 }
 
@@ -78,6 +100,7 @@ impl Machine {
             acknowledged: false,
             held_until: None,
             last_arrival: None,
+            mean_gap: None,
             clear_since: None,
         }
     }
@@ -105,21 +128,27 @@ impl Machine {
                     started: now,
                     deadline: now + self.schedule.timeout,
                     exits,
+                    ended: None,
                 });
                 self.phase = Phase::LameDuck;
             }
         }
     }
 
-    /// Serves again. `false` when there is nothing to undo, or when the process is already leaving.
-    pub fn undrain(&mut self) -> bool {
-        let leaving =
-            self.phase == Phase::Drained && self.progress.is_some_and(|progress| progress.exits);
-        if self.progress.is_none() || leaving {
-            return false;
+    /// Serves again.
+    ///
+    /// # Errors
+    /// When no drain is under way, or after a signal: a signal is final, because whoever sent it ends
+    /// the process after the grace period whatever the process does.
+    pub fn undrain(&mut self) -> Result<(), NotUndone> {
+        match self.progress {
+            None => Err(NotUndone::NoDrain),
+            Some(progress) if progress.exits => Err(NotUndone::Signalled),
+            Some(_) => {
+                *self = Machine::new(self.schedule);
+                Ok(())
+            }
         }
-        *self = Machine::new(self.schedule);
-        true
     }
 
     /// The balancer has applied weight zero: nobody sends new connections any more.
@@ -138,9 +167,16 @@ impl Machine {
         self.last_arrival = Some(now);
     }
 
+    /// The mean gap between new connections shortly before the drain; `None` when none came. What is
+    /// quiet is measured by it.
+    pub fn expect_arrivals(&mut self, mean_gap: Option<Duration>) {
+        self.mean_gap = mean_gap;
+    }
+
     /// Ends the drain under way: there is nothing left that could be served.
-    pub fn end(&mut self) {
-        if self.progress.is_some() {
+    pub fn end(&mut self, now: Instant) {
+        if let Some(progress) = &mut self.progress {
+            progress.ended.get_or_insert(now);
             self.phase = Phase::Drained;
         }
     }
@@ -158,8 +194,8 @@ impl Machine {
         if !rejecting {
             return;
         }
-        if self.is_over(now, progress) {
-            self.phase = Phase::Drained;
+        if self.is_over(now, observed, progress) {
+            self.end(now);
         } else if now >= self.closing_begins(progress) {
             self.phase = Phase::Closing;
         }
@@ -211,15 +247,30 @@ impl Machine {
             return delay_over;
         }
         let last = self.last_arrival.map_or(progress.started, |at| at.max(progress.started));
-        delay_over.min(last + self.schedule.quiet_period)
+        delay_over.min(last + self.quiet_period())
+    }
+
+    /// How long no new connection must have come. A pause that is short against the gaps before the
+    /// drain says nothing: a balancer that has not stopped yet may just have nobody to send.
+    fn quiet_period(&self) -> Duration {
+        let gaps = self.mean_gap.map_or(Duration::ZERO, |gap| gap.saturating_mul(QUIET_GAPS));
+        // No lame duck is longer than its delay, and a gap of hours must not overflow an instant.
+        self.schedule
+            .quiet_period
+            .max(gaps)
+            .min(self.schedule.delay.max(self.schedule.quiet_period))
     }
 
     fn closing_begins(&self, progress: Progress) -> Instant {
         progress.deadline.checked_sub(self.schedule.close_spread).unwrap_or(progress.started)
     }
 
-    /// Over: nothing has blocked for long enough, or the deadline and its last grace have passed.
-    fn is_over(&self, now: Instant, progress: Progress) -> bool {
+    /// Over: nothing is left and nothing can come, nothing has blocked for long enough, or the deadline
+    /// and its last grace have passed.
+    fn is_over(&self, now: Instant, observed: Observed, progress: Progress) -> bool {
+        if observed.doors_closed && observed.remaining == 0 {
+            return true;
+        }
         let settled = self.clear_since.is_some_and(|since| {
             now >= since + self.schedule.settled_for || now >= progress.deadline
         });
@@ -233,9 +284,12 @@ mod tests {
 
     use super::*;
 
-    const BUSY: Observed = Observed { blocking: 1, doors_shut: true };
-    const CLEAR: Observed = Observed { blocking: 0, doors_shut: true };
-    const OPEN: Observed = Observed { blocking: 0, doors_shut: false };
+    const BUSY: Observed =
+        Observed { blocking: 1, remaining: 2, doors_shut: true, doors_closed: true };
+    /// One connection remains, and nothing blocks.
+    const CLEAR: Observed = Observed { blocking: 0, remaining: 1, ..BUSY };
+    const OPEN: Observed = Observed { doors_shut: false, doors_closed: false, ..CLEAR };
+    const EMPTY: Observed = Observed { remaining: 0, ..CLEAR };
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -336,10 +390,10 @@ mod tests {
     #[test]
     fn a_drain_that_is_ended_waits_for_nothing() {
         let (mut machine, start) = draining(schedule());
-        machine.end();
+        machine.end(start);
         assert_eq!(phase_at(&mut machine, start, BUSY), Phase::Drained);
         let mut idle = Machine::new(schedule());
-        idle.end();
+        idle.end(start);
         assert_eq!(idle.phase(), Phase::Serving);
     }
 
@@ -373,18 +427,74 @@ mod tests {
     }
 
     #[test]
-    fn a_drain_after_a_signal_can_be_undone_until_it_is_over() {
+    fn a_drain_is_over_at_once_when_nothing_remains_and_every_listener_is_closed() {
         let (mut machine, start) = draining(schedule());
-        machine.trigger(Trigger::Signal, start);
         machine.acknowledge();
-        machine.advance(start, CLEAR);
-        assert!(machine.undrain());
-        assert_eq!(machine.phase(), Phase::Serving);
-        machine.trigger(Trigger::Signal, start);
+        assert_eq!(phase_at(&mut machine, start + seconds(1), BUSY), Phase::Draining);
+        let shut = Observed { doors_closed: false, ..EMPTY };
+        let open = Observed { doors_shut: false, ..shut };
+        for may_still_come in [CLEAR, open, shut] {
+            let mut other = machine.clone();
+            assert_eq!(phase_at(&mut other, start + seconds(1), may_still_come), Phase::Draining);
+        }
+        assert_eq!(phase_at(&mut machine, start + seconds(1), EMPTY), Phase::Drained);
+    }
+
+    #[test]
+    fn a_lame_duck_with_an_open_listener_is_not_over_although_nothing_remains() {
+        let (mut machine, start) = draining(schedule());
+        let open = Observed { doors_shut: false, doors_closed: false, ..EMPTY };
+        assert_eq!(phase_at(&mut machine, start, open), Phase::LameDuck);
+    }
+
+    #[test]
+    fn a_drain_took_as_long_as_until_it_was_over() {
+        let (mut machine, start) = draining(schedule());
         machine.acknowledge();
-        machine.advance(start, CLEAR);
-        assert_eq!(phase_at(&mut machine, start + seconds(2), CLEAR), Phase::Drained);
-        assert!(!machine.undrain());
+        let took = |machine: &Machine, at| machine.progress().map(|progress| progress.took(at));
+        machine.advance(start + seconds(3), BUSY);
+        assert_eq!(took(&machine, start + seconds(3)), Some(seconds(3)));
+        machine.advance(start + seconds(10), EMPTY);
+        machine.trigger(Trigger::Signal, start + seconds(20));
+        machine.end(start + seconds(25));
+        assert_eq!(took(&machine, start + seconds(30)), Some(seconds(10)));
+    }
+
+    #[test]
+    fn a_signal_is_final_in_every_phase_whichever_came_first() {
+        let (machine, start) = draining(schedule());
+        for (at, observed) in
+            [(0, BUSY), (1, BUSY), (10, BUSY), (270, BUSY), (300, CLEAR), (400, EMPTY)]
+        {
+            let mut machine = machine.clone();
+            machine.advance(start + seconds(at), observed);
+            let phase = machine.phase();
+            machine.trigger(Trigger::Signal, start + seconds(at));
+            machine.advance(start + seconds(at), observed);
+            assert_eq!(machine.undrain(), Err(NotUndone::Signalled), "in {phase}");
+            assert!(machine.phase() >= phase, "from {phase} to {}", machine.phase());
+        }
+        let mut signalled = Machine::new(schedule());
+        assert_eq!(signalled.undrain(), Err(NotUndone::NoDrain));
+        signalled.trigger(Trigger::Signal, start);
+        signalled.trigger(Trigger::Controller, start);
+        assert_eq!(signalled.undrain(), Err(NotUndone::Signalled));
+    }
+
+    /// When a lame duck ends to which nobody comes, after a pace of one new connection in so long.
+    fn quiet_after(mean_gap: Option<Duration>) -> Duration {
+        let (mut machine, start) = draining(Schedule { delay: seconds(60), ..schedule() });
+        machine.expect_arrivals(mean_gap);
+        machine.wake_at().expect("a drain is under way") - start
+    }
+
+    #[test]
+    fn quiet_is_long_against_the_pace_of_new_connections_before_the_drain() {
+        assert_eq!(quiet_after(None), seconds(5));
+        assert_eq!(quiet_after(Some(Duration::from_millis(1))), seconds(5));
+        assert_eq!(quiet_after(Some(seconds(2))), seconds(10));
+        assert_eq!(quiet_after(Some(seconds(60))), seconds(60), "never longer than the delay");
+        assert_eq!(quiet_after(Some(Duration::MAX)), seconds(60));
     }
 
     #[test]
@@ -392,37 +502,48 @@ mod tests {
         let (mut machine, start) = draining(Schedule { settled_for: Duration::ZERO, ..schedule() });
         machine.acknowledge();
         assert_eq!(phase_at(&mut machine, start, CLEAR), Phase::Drained);
-        assert!(machine.undrain());
+        assert_eq!(machine.undrain(), Ok(()));
+        assert_eq!((machine.phase(), machine.progress()), (Phase::Serving, None));
     }
 
     proptest! {
         /// Whatever happens in whatever order: the phase never goes back but by undrain, the
         /// deadline never moves, no new work is served after the delay, and the drain ends.
         #[test]
-        fn a_drain_only_moves_forward(events in prop::collection::vec((0u8..6, 0u64..40), 1..60)) {
+        fn a_drain_only_moves_forward(events in prop::collection::vec((0u8..8, 0u64..40), 1..60)) {
             let (mut machine, start) = draining(schedule());
             let deadline = start + seconds(300);
             let mut now = start;
+            let mut is_signalled = false;
             for (event, passed) in events {
                 now += seconds(passed);
                 let before = machine.phase();
                 match event {
-                    0 => machine.trigger(Trigger::Signal, now),
+                    0 => {
+                        machine.trigger(Trigger::Signal, now);
+                        is_signalled = true;
+                    }
                     1 => machine.acknowledge(),
                     2 => machine.arrival(now),
                     3 => machine.advance(now, BUSY),
                     4 => machine.advance(now, CLEAR),
+                    6 => machine.advance(now, EMPTY),
+                    7 if is_signalled => {
+                        prop_assert_eq!(machine.undrain(), Err(NotUndone::Signalled));
+                    }
+                    7 => {}
                     _ => machine.advance(now, OPEN),
                 }
                 prop_assert!(machine.phase() >= before);
                 prop_assert_eq!(machine.progress().map(|progress| progress.deadline), Some(deadline));
-                if event >= 3 && now >= start + seconds(10) {
+                let is_advance = (3..7).contains(&event);
+                if is_advance && now >= start + seconds(10) {
                     prop_assert!(machine.phase() >= Phase::Draining);
                 }
                 if event == 3 && now < deadline && before < Phase::Drained {
                     prop_assert!(machine.phase() < Phase::Drained);
                 }
-                if event >= 3 {
+                if is_advance {
                     // Something to wait for, and never in the past: no busy loop.
                     prop_assert!(machine.phase() == Phase::Drained || machine.wake_at() > Some(now));
                 }

@@ -19,7 +19,16 @@ pub struct KeepAlive {
     pub probes: u32,
 }
 
-/// While serving: a dead peer is found after two minutes.
+impl KeepAlive {
+    /// How long a dead peer has been silent when it is found.
+    #[must_use]
+    pub fn dead_after(self) -> Duration {
+        self.idle + self.interval * self.probes
+    }
+}
+
+/// While serving: a dead peer is found after two minutes, or when the listener's `TCP_USER_TIMEOUT` is
+/// over: that option, if it is set, takes the place of the number of probes (tcp(7)).
 ///
 /// # Source
 /// features §5.1; without probes a half-closed or crashed client pins a drain (linkerd2#8033).

@@ -18,8 +18,12 @@ pub enum Class {
         /// Streams that have begun and not ended.
         open_streams: u32,
     },
-    /// Not looked at, or silent so far: nothing tells what it is.
+    /// Not looked at.
     Tcp,
+    /// Neither side has sent a byte yet: the client may wait for a server that speaks first, and late.
+    Silent,
+    /// The same where it is known that clients speak first: the next request will tell.
+    SilentClient,
     /// Not understood, and passed on untouched for good.
     Opaque(Surprise),
 }
@@ -36,13 +40,23 @@ impl Class {
             Class::Upgraded => "upgraded",
             Class::Http2 { .. } => "http2",
             Class::Tcp => "tcp",
+            Class::Silent | Class::SilentClient => "silent",
             Class::Opaque(_) => "opaque",
         }
     }
 
     /// Every class's name, for counting.
-    pub const NAMES: [&'static str; 8] =
-        ["http", "idle", "healthCheck", "websocket", "upgraded", "http2", "tcp", "opaque"];
+    pub const NAMES: [&'static str; 9] = [
+        "http",
+        "idle",
+        "healthCheck",
+        "websocket",
+        "upgraded",
+        "http2",
+        "tcp",
+        "silent",
+        "opaque",
+    ];
 
     /// Why it does not keep a drain from ending, if it does not.
     #[must_use]
@@ -50,6 +64,9 @@ impl Class {
         match self {
             Class::Idle => Some("between two requests; closed soon in a drain"),
             Class::HealthCheck => Some("only checks our health"),
+            Class::SilentClient => {
+                Some("has sent nothing, and all others spoke HTTP; closed soon in a drain")
+            }
             Class::Http2 { open_streams: 0 } => Some("has no open stream; closed soon in a drain"),
             _ => None,
         }

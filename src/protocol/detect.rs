@@ -279,8 +279,24 @@ mod tests {
     #[test]
     fn silence_is_not_idleness() {
         let outcome = play(&Script::new().drain().upstream("\0"));
-        assert_eq!(outcome.classes(), ["tcp", "tcp"]);
+        assert_eq!(outcome.classes(), ["silent", "tcp"]);
         assert!(outcome.states[0].is_safe_point && !outcome.states[1].is_safe_point);
+    }
+
+    #[test]
+    fn where_clients_speak_first_a_silent_one_is_idle_in_a_drain() {
+        let mut tracker = Tracker::auto(Arc::default(), Ipv4Addr::LOCALHOST.into(), [0; 8]);
+        let clients_first = http1::DrainOptions::default().with_clients_first();
+        for (options, class) in [
+            (http1::DrainOptions::default(), Class::Silent),
+            (clients_first, Class::SilentClient),
+            (http1::DrainOptions::default(), Class::Silent),
+        ] {
+            assert_eq!(tracker.class(), Class::Silent);
+            tracker.begin_drain(&options);
+            assert_eq!((tracker.class(), tracker.is_safe_point()), (class, true));
+            tracker.end_drain();
+        }
     }
 
     /// gRPC's servers do not wait for the client's preface; they were taken for opaque ones.

@@ -192,7 +192,8 @@ impl Tracker {
                 None if tracker.awaits_request() => Class::Http,
                 None => Class::Http2 { open_streams: tracker.open_streams() },
             },
-            // Not idle: it may wait for a server that speaks first, and late.
+            Tracker::Auto(auto) if auto.detector.has_seen_nothing() => auto.silence(),
+            // The server has begun: it speaks first.
             Tracker::Auto(auto) if auto.detector.prefix().is_empty() => Class::Tcp,
             Tracker::Auto(_) => Class::Http,
         }
@@ -332,6 +333,12 @@ impl Tracker {
 }
 
 impl Auto {
+    /// What a connection counts as on which nobody has spoken.
+    fn silence(&self) -> Class {
+        let is_client = self.drain.as_ref().is_some_and(http1::DrainOptions::clients_speak_first);
+        if is_client { Class::SilentClient } else { Class::Silent }
+    }
+
     fn http1(&self) -> http1::Tracker {
         let mut tracker = http1::Tracker::new(Arc::clone(&self.options), self.client);
         if let Some(drain) = &self.drain {

@@ -17,14 +17,17 @@ const ORDER: u32 = 0b111;
 pub enum Order {
     /// Go on.
     Serve = 0,
-    /// Go on, but a drain is under way: find dead peers sooner.
+    /// Go on, but a drain is under way: find dead peers sooner, and retire at a safe point. Clients
+    /// may still come: one that has asked nothing yet is left alone.
     Drain = 1,
+    /// No client comes any more: one that has asked nothing is idle as well.
+    Retire = 2,
     /// Ask the client to leave: FIN to it behind what is in flight, its own bytes still pass.
-    Leave = 2,
+    Leave = 3,
     /// FIN to both; what still comes is thrown away.
-    Close = 3,
+    Close = 4,
     /// Reset both now.
-    Reset = 4,
+    Reset = 5,
 }
 
 /// The orders that a relay was registered behind.
@@ -43,8 +46,9 @@ impl Order {
         match word & ORDER {
             0 => Order::Serve,
             1 => Order::Drain,
-            2 => Order::Leave,
-            3 => Order::Close,
+            2 => Order::Retire,
+            3 => Order::Leave,
+            4 => Order::Close,
             _ => Order::Reset,
         }
     }
@@ -111,6 +115,8 @@ impl Control {
             5 => Class::Upgraded,
             6 => Class::Http2 { open_streams: (word & u64::from(u32::MAX)) as u32 },
             7 => Class::Tcp,
+            9 => Class::Silent,
+            10 => Class::SilentClient,
             _ => Class::Opaque(*self.surprise.get().unwrap_or(&Surprise::UnknownProtocol)),
         }
     }
@@ -125,6 +131,8 @@ impl Control {
             Class::Upgraded => (5, 0),
             Class::Http2 { open_streams } => (6, open_streams),
             Class::Tcp => (7, 0),
+            Class::Silent => (9, 0),
+            Class::SilentClient => (10, 0),
             Class::Opaque(surprise) => {
                 // Before the word that sends others here; the first one stays.
                 let _ = self.surprise.set(surprise);
@@ -273,6 +281,8 @@ mod tests {
             Class::Http2 { open_streams: 0 },
             Class::Http2 { open_streams: u32::MAX },
             Class::Tcp,
+            Class::Silent,
+            Class::SilentClient,
             last,
         ] {
             control.set_class(class);

@@ -218,6 +218,6 @@ fn wanted(tracker: &Tracker) -> Option<Awaited> {
     if tracker.leave_said() {
         return Some(Awaited::CloseHandshake);
     }
-    let is_idle = matches!(tracker.class(), Class::Idle | Class::HealthCheck);
+    let is_idle = matches!(tracker.class(), Class::Idle | Class::HealthCheck | Class::SilentClient);
     (is_idle && tracker.is_safe_point()).then_some(Awaited::Idle)
 }

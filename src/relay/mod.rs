@@ -14,6 +14,7 @@ mod control;
 mod farewell;
 mod flow;
 mod lending;
+mod liveness;
 mod pair;
 pub mod parking;
 mod pipes;

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-use super::acknowledgement::Acknowledgement;
 use super::broken::Broken;
 use super::control::{Control, Heard, Order};
 use super::farewell::{Advice, Farewell, IdleClose};
 use super::flow::{Failure, Flow, Progress, Turn};
 use super::lending::{Lending, Lent, Next};
+use super::liveness::Liveness;
 use super::unfinished::{ClientTimeouts, When};
 use crate::net::{Socket, Upstream, options};
 use crate::protocol::http1::DrainOptions;
@@ -104,21 +104,13 @@ pub struct Relay<'a, O> {
     /// Whether there has been a drain: before, no tracker has anything to say.
     has_drained: bool,
     farewell: Farewell,
-    /// In a box, because most connections never have one.
-    timers: Option<Box<Timers>>,
+    liveness: Liveness,
+    /// In a box, and only while a time-out applies; most connections never have one.
+    silence: Option<Box<Silence>>,
     /// Only after a side has broken.
     pub(super) broken: Option<Box<Broken>>,
     /// Present where upstream connections are lent.
     pub(super) lending: Option<Box<Lending>>,
-}
-
-/// What few connections wait for.
-#[derive(Default)]
-struct Timers {
-    /// Only while a time-out applies.
-    silence: Option<Silence>,
-    /// Only in a drain, while the client has not acknowledged its last answer.
-    delivery: Option<Acknowledgement>,
 }
 
 /// How long nothing has moved.
@@ -152,7 +144,8 @@ impl<'a, O: Observer> Relay<'a, O> {
             heard: Heard::default(),
             has_drained: false,
             farewell: Farewell::default(),
-            timers: None,
+            liveness: Liveness::default(),
+            silence: None,
             broken: None,
             lending: None,
         }
@@ -171,12 +164,7 @@ impl<'a, O: Observer> Relay<'a, O> {
         if order == self.obeyed {
             return false;
         }
-        let keep_alive = match order {
-            Order::Serve => options::SERVING,
-            _ => options::DRAINING,
-        };
-        // A connection that broke meanwhile tells so by itself at the next read.
-        let _ = options::set_keep_alive(&self.client.options(), keep_alive);
+        self.liveness.obey(order, self.client);
         match order {
             Order::Serve => {
                 self.farewell.undone();
@@ -220,7 +208,11 @@ impl<'a, O: Observer> Relay<'a, O> {
                 self.to_upstream.close();
             }
             Class::Idle | Class::HealthCheck => {}
-            Class::Upgraded | Class::Tcp | Class::Opaque(_) => self.to_client.close(),
+            Class::Upgraded
+            | Class::Tcp
+            | Class::Silent
+            | Class::SilentClient
+            | Class::Opaque(_) => self.to_client.close(),
         }
     }
 
@@ -262,9 +254,7 @@ impl<'a, O: Observer> Relay<'a, O> {
         let class = self.tracker.class();
         let is_done = matches!(class, Class::Idle | Class::Http2 { open_streams: 0 });
         if !is_done || !self.owes_client(cx) {
-            if let Some(timers) = &mut self.timers {
-                timers.delivery = None;
-            }
+            self.liveness.delivered();
             return class;
         }
         match (class, self.class.excluded()) {
@@ -288,7 +278,7 @@ impl<'a, O: Observer> Relay<'a, O> {
         {
             return false;
         }
-        self.timers.get_or_insert_default().delivery.get_or_insert_default().poll_look(cx);
+        self.liveness.poll_delivery(cx);
         true
     }
 
@@ -302,6 +292,12 @@ impl<'a, O: Observer> Relay<'a, O> {
         }
         let is_given_up = self.farewell.given_up().is_some();
         if !is_given_up && (when == When::Serving || self.tracker.is_blind()) {
+            return false;
+        }
+        // A balancer opens connections ahead, and may still use them until the lame duck is over.
+        let has_asked_nothing =
+            self.control.bytes(Direction::FromClient) == 0 || self.tracker.awaits_request();
+        if has_asked_nothing && !is_given_up && self.obeyed < Order::Retire {
             return false;
         }
         if advice == Advice::Nothing {
@@ -424,8 +420,7 @@ impl<'a, O: Observer> Relay<'a, O> {
     /// Ends a connection that has been silent for too long.
     fn poll_timeout(&mut self, cx: &mut Context<'_>, progressed: bool) -> Poll<End> {
         let Some((timeout, end)) = self.timeout() else { return Poll::Pending };
-        let timers = self.timers.get_or_insert_default();
-        let silence = timers.silence.get_or_insert_with(|| Silence::new(timeout));
+        let silence = self.silence.get_or_insert_with(|| Box::new(Silence::new(timeout)));
         if progressed {
             silence.broken();
         }
@@ -480,6 +475,7 @@ impl<O: Observer> Future for Relay<'_, O> {
         if relay.see_off(cx) {
             return Poll::Ready(relay.farewell.given_up().map_or(End::SeenOff, End::GivenUp));
         }
+        relay.liveness.poll(cx, relay.client, progressed);
         relay.poll_timeout(cx, progressed)
     }
 }

@@ -93,15 +93,21 @@ fn a_server_that_greets_late_is_awaited_in_a_drain() {
     idle_upstream.send(OK);
     idle.expect(OK);
     proxy.until_listed(idle.addr(), |listed| listed["class"] == "idle");
+    // Not all who spoke here were HTTP.
+    let mut other = Wire::connect(proxy.addr());
+    let mut other_upstream = app.accept();
+    other.send("QUIT\r\n");
+    other_upstream.expect("QUIT\r\n");
+    proxy.until_listed(other.addr(), |listed| listed["class"] == "opaque");
     // A zero may be the beginning of an HTTP/2 server's SETTINGS.
-    for said in ["", "\0"] {
+    for (said, class) in [("", "silent"), ("\0", "tcp")] {
         let mut client = Wire::connect(proxy.addr());
         let mut upstream = app.accept();
         upstream.send(said);
         client.expect(said);
         drain(&proxy);
         idle.ends();
-        let listed = proxy.until_listed(client.addr(), |listed| listed["class"] == "tcp");
+        let listed = proxy.until_listed(client.addr(), |listed| listed["class"] == class);
         assert_eq!((&listed["blocking"], &listed["excluded"]), (&true.into(), &().into()));
         upstream.send(GREETING);
         client.expect(GREETING);
@@ -133,7 +139,7 @@ fn who_never_speaks_keeps_a_drain_waiting_until_closing() {
     let finished = proxy.finish();
     assert_eq!(finished.lines("asking to leave")[0]["survivors"], 1);
     let forced = finished.lines("connection force-closed by the drain");
-    assert_eq!((&forced[0]["class"], &forced[0]["forced"]), (&"tcp".into(), &"asked".into()));
+    assert_eq!((&forced[0]["class"], &forced[0]["forced"]), (&"silent".into(), &"asked".into()));
 }
 
 #[test]

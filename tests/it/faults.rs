@@ -424,10 +424,10 @@ fn undrain_comes_too_late_when_the_process_is_leaving() {
     proxy.until_phase("Drained");
     let refused = undrain(&proxy);
     assert_eq!(refused.status, 409);
-    assert!(refused.body.contains("the process is leaving"), "{}", refused.body);
+    assert!(refused.body.contains("nothing undoes a signal"), "{}", refused.body);
     let (status, _, error) = run(&["undrain", "--control", &control(&proxy)]);
     assert_eq!(status, Some(69));
-    assert!(error.contains("the process is leaving"), "{error}");
+    assert!(error.contains("nothing undoes a signal"), "{error}");
     assert_eq!(proxy.status()["phase"], "Drained");
 }
 

@@ -533,6 +533,9 @@ fn in_a_drain_an_idle_client_is_closed() {
     proxy.until_listed(silent.addr(), |_| true);
     assert!(proxy.post("/drain").status < 300);
     idle.ends();
+    // Who has asked nothing yet may still do so until the lame duck is over.
+    silent.send(get("/b"));
+    assert!(silent.answer().expect("an answer").says_close());
     silent.ends();
     drop((idle, silent));
     proxy.until("none left", |status| status["activeConnections"] == 0);

@@ -49,6 +49,7 @@ impl HealthChecks {
 #[derive(Clone, Debug, Default)]
 pub struct DrainOptions {
     drain_deadline: Option<Arc<str>>,
+    clients_speak_first: bool,
 }
 
 impl DrainOptions {
@@ -57,7 +58,17 @@ impl DrainOptions {
     #[must_use]
     pub fn with_drain_deadline(self, date: &str) -> DrainOptions {
         let is_value = |text: &&str| text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
-        DrainOptions { drain_deadline: Some(date).filter(is_value).map(Arc::from) }
+        DrainOptions { drain_deadline: Some(date).filter(is_value).map(Arc::from), ..self }
+    }
+
+    /// Says that clients speak first here: a connection on which nobody has spoken is idle.
+    #[must_use]
+    pub fn with_clients_first(self) -> DrainOptions {
+        DrainOptions { clients_speak_first: true, ..self }
+    }
+
+    pub(in crate::protocol) fn clients_speak_first(&self) -> bool {
+        self.clients_speak_first
     }
 
     pub(super) fn drain_deadline(&self) -> Option<&str> {

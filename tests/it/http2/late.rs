@@ -129,18 +129,6 @@ fn a_client_that_comes_in_the_lame_duck_is_told_nothing_before_its_first_request
 }
 
 #[test]
-fn a_client_that_comes_in_the_lame_duck_and_asks_nothing_is_seen_off() {
-    let server = Server::start();
-    let proxy = lame_duck(server.addr, "auto");
-    proxy.addr();
-    assert_eq!(proxy.post("/drain").status, 200);
-    let mut client = Raw::client(proxy.addr());
-    client.until_end();
-    assert_eq!(client.last_streams(), [0]);
-    blocking(&proxy, 0);
-}
-
-#[test]
 fn a_drain_that_is_undone_says_no_more_and_the_next_one_does() {
     let server = Server::start();
     let application_side = Tap::before(server.addr);
