@@ -5,19 +5,20 @@ cd "$(dirname "$0")/.."
 
 # Building: gcc, libc6-dev for the static glibc, xz-utils for the profile. Real peers: PostgreSQL, nginx (with its stream
 # module), HAProxy, curl, nghttp2, Node, Python, Chromium for the pages,
-# promtool for the alert rules. Namespaces, addresses and processes: util-linux, iproute2, procps, coreutils.
+# promtool for the alert rules. Namespaces, addresses and processes: util-linux, iproute2, procps, coreutils. strace makes
+# system calls fail.
 packages=(
   gcc libc6-dev xz-utils
   postgresql postgresql-client nginx libnginx-mod-stream haproxy curl
   nghttp2-client nghttp2-server nodejs python3 python3-venv chromium prometheus
-  util-linux mount iproute2 procps coreutils
+  util-linux mount iproute2 procps coreutils strace
 )
 
 # What a package is wanted for. Where the command is there, however it came, the package is not missed.
 declare -A commands=(
   [gcc]=gcc [xz-utils]=xz [postgresql-client]=psql [nginx]=nginx [haproxy]=haproxy [curl]=curl
   [nghttp2-client]=h2load [nghttp2-server]=nghttpd [nodejs]=node [chromium]=chromium [prometheus]=promtool
-  [python3]=python3 [util-linux]=unshare [mount]=mount [iproute2]=ip [procps]=ps [coreutils]=chroot
+  [python3]=python3 [util-linux]=unshare [mount]=mount [iproute2]=ip [procps]=ps [coreutils]=chroot [strace]=strace
 )
 
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
