@@ -4,7 +4,7 @@
 //! and judges how soon the process was gone; `EBBTIDE_FIELD_DRAINS=10` makes it ten in a row. How many new
 //! connections came in each second is printed, not judged: the machine has a say in that.
 
-mod application;
+pub mod application;
 mod clients;
 mod comparison;
 

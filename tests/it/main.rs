@@ -51,6 +51,7 @@ mod relay;
 mod reuse;
 mod rolling;
 mod run;
+mod soak;
 mod syscalls;
 mod targets;
 mod transparency;
