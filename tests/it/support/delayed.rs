@@ -187,8 +187,8 @@ impl Carrier {
 
     /// Whether a client's packet stays here: all of a handshake that began since, but its SYN.
     fn is_held(&mut self, packet: &[u8]) -> bool {
-        let Some((flow, flags)) = Flow::of(packet) else { return false };
         const SYN: u8 = 2;
+        let Some((flow, flags)) = Flow::of(packet) else { return false };
         if flags & SYN != 0 {
             if self.told.hold.load(Ordering::SeqCst) {
                 self.half_open.insert(flow);
@@ -256,15 +256,14 @@ impl Flow {
 /// A TUN device in this thread's namespace, with these addresses and a way to the others.
 fn device(v4: &[String], v6: &[String], others_v4: &str, others_v6: &str) -> File {
     let device = open_device();
-    let mut script = "ip link set path mtu 1500 txqueuelen 10000 up\n".to_owned();
-    for address in v4 {
-        script += &format!("ip addr add {address}/32 dev path\n");
-    }
-    for address in v6 {
-        script += &format!("ip -6 addr add {address}/128 dev path nodad\n");
-    }
-    script += &format!("ip route add {others_v4} dev path\nip -6 route add {others_v6} dev path\n");
-    super::namespace::shell(&script);
+    let mut script = vec![
+        "ip link set path mtu 1500 txqueuelen 10000 up".to_owned(),
+        format!("ip route add {others_v4} dev path"),
+        format!("ip -6 route add {others_v6} dev path"),
+    ];
+    script.extend(v4.iter().map(|address| format!("ip addr add {address}/32 dev path")));
+    script.extend(v6.iter().map(|address| format!("ip -6 addr add {address}/128 dev path nodad")));
+    super::namespace::shell(&script.join("\n"));
     device
 }
 
