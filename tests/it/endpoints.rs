@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
 
 use rustix::process::Signal;
 
 use crate::support::{
     Directory, Ebbtide, PATIENCE, QUICK, application, connect, echo, exchange, expect_refused,
-    expect_reset, http,
+    expect_reset, http, open_to_all,
 };
 
 /// What a kubelet reads of a hook's answer (kubelet.md), with room to spare.
@@ -375,6 +376,7 @@ fn metrics_tell_the_whole_drain_up_to_the_exit() {
 fn the_termination_log_gets_one_line() {
     let directory = Directory::new();
     let path = directory.write("termination-log", "what was there before is replaced\n".repeat(9));
+    open_to_all(Path::new(&path));
     let args = [&QUICK[..], &["--termination-log", &path]].concat();
     // The harness gives another one; the flag may be given once.
     let mut line = vec!["proxy", "--admin", "127.0.0.1:0", "--control", "127.0.0.1:0"];
