@@ -155,6 +155,7 @@ impl ToUnix {
         let directory = Directory::new();
         let path = directory.path().join("application.sock");
         let listener = UnixListener::bind(&path).expect("a listener");
+        crate::support::open_to_all(&path);
         let upstream = format!("unix:{}", path.display());
         let proxy = Ebbtide::proxy(&upstream, &["--protocol", "tcp", "--threads", "1"]);
         let addr = proxy.addr();
