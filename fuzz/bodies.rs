@@ -10,9 +10,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use ebbtide::protocol::http1::{self, DrainOptions, Forwarding, HEAD_LIMIT_BYTES, Options};
+use ebbtide::protocol::http1::{DrainOptions, Forwarding, HEAD_LIMIT_BYTES, Options};
 use ebbtide::protocol::websocket::{self, Extensions, Farewell};
-use ebbtide::protocol::{Direction, Step};
+use ebbtide::protocol::{Direction, Step, Tracker};
 
 enum Act<'a> {
     Read(Direction, &'a [u8]),
@@ -77,7 +77,7 @@ pub fn http1(mut input: &[u8]) {
     let forwarding = input.first().filter(|byte| **byte > 250).map(|_| Forwarding::Both);
     let mut may_edit = forwarding.is_some();
     let options = Options { forwarding, ..Options::default() };
-    let mut tracker = http1::Tracker::new(Arc::new(options), client);
+    let mut tracker = Tracker::http1(Arc::new(options), client);
     let (mut from_client, mut from_upstream) = (Lane::default(), Lane::default());
     while let Some(act) = next_act(&mut input) {
         match act {
@@ -101,6 +101,7 @@ pub fn http1(mut input: &[u8]) {
             }
         }
         let _ = (tracker.class(), tracker.is_safe_point(), tracker.farewell_done());
+        assert!(tracker.unfinished().is_none() || !tracker.is_safe_point());
         let _ = tracker.take_events();
     }
 }

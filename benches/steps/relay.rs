@@ -12,7 +12,9 @@ use ebbtide::net::Socket;
 use ebbtide::protocol::http1::DrainOptions;
 use ebbtide::protocol::{Class, Direction, Events, Tracker, Word};
 use ebbtide::reactor;
-use ebbtide::relay::{Control, IdleClose, IdleTimeouts, Lent, Manners, Observer, Relay};
+use ebbtide::relay::{
+    ClientTimeouts, Control, IdleClose, IdleTimeouts, Lent, Manners, Observer, Relay,
+};
 
 use super::step::{Question, Step};
 
@@ -200,6 +202,7 @@ impl Between for Relays {
             let manners = Manners {
                 idle_timeouts: IdleTimeouts::default(),
                 idle_close: IdleClose::Immediate,
+                client_timeouts: ClientTimeouts::default(),
                 websocket_code: 1001,
                 websocket_reason: String::new(),
             };

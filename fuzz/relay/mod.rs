@@ -27,7 +27,7 @@ use ebbtide::protocol::http1::{DrainOptions, Forwarding, Options};
 use ebbtide::protocol::{Class, Direction, Events, Surprise, Tracker, Word};
 use ebbtide::reactor;
 use ebbtide::relay::{
-    Control, End, IdleClose, IdleTimeouts, Lent, Manners, Observer, Order, Relay,
+    ClientTimeouts, Control, End, IdleClose, IdleTimeouts, Lent, Manners, Observer, Order, Relay,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -90,6 +90,7 @@ impl Setting {
                     1 => IdleClose::OnResponse,
                     _ => IdleClose::After(seconds(2)),
                 },
+                client_timeouts: ClientTimeouts::default(),
                 websocket_code: 1001,
                 websocket_reason: words::REASON.to_owned(),
             },

@@ -71,6 +71,7 @@ pub(super) fn shown(entry: &Entry) -> ConnectionView {
             _ => None,
         },
         surprise: class.surprise().map(|surprise| surprise.name().to_owned()),
+        unfinished: entry.control.unfinished().map(|unfinished| unfinished.name().to_owned()),
         age_seconds: entry.age().as_secs_f64(),
         from_client_bytes: entry.control.bytes(Direction::FromClient),
         from_upstream_bytes: entry.control.bytes(Direction::FromUpstream),

@@ -29,6 +29,10 @@ pub struct ConnectionView {
     /// What made it opaque, if anything surprised.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub surprise: Option<String>,
+    /// What the client has begun and is waited for to finish, where that wait is bounded: `head` or
+    /// `request`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub unfinished: Option<String>,
     /// How long it has been open.
     pub age_seconds: f64,
     /// Bytes that the client has sent.

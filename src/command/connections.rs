@@ -66,6 +66,9 @@ fn table(list: &Connections) -> Table {
     for connection in &list.connections {
         let blocks = match (&connection.excluded, connection.leaving) {
             (Some(reason), _) => format!("no: {reason}"),
+            (None, _) if let Some(unfinished) = &connection.unfinished => {
+                format!("until its client finishes a {unfinished}, or is given up")
+            }
             (None, true) => "yes, told to leave".to_owned(),
             (None, false) => "yes".to_owned(),
         };

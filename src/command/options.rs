@@ -119,7 +119,8 @@ pub struct Options {
     )]
     pub connect_timeout: Option<Span>,
 
-    /// End a connection of which one side has ended and the other is silent; 0 is never [default: 60s]
+    /// End a connection whose application has ended its side, once the client has taken everything and
+    /// has been silent for this long; 0 is never [default: 60s]
     #[arg(
         long,
         value_name = "DURATION",
@@ -131,6 +132,11 @@ pub struct Options {
     /// End a connection on which nothing moves; 0 is never [default: 0]
     #[arg(long, value_name = "DURATION", env = "EBBTIDE_IDLE_TIMEOUT", help_heading = "Data path")]
     pub idle_timeout: Option<Span>,
+
+    /// Give a client up that does not finish a head (of HTTP, or a TLS ClientHello) within this; 0 is
+    /// never [default: 0]
+    #[arg(long, value_name = "DURATION", env = "EBBTIDE_HEAD_TIMEOUT", help_heading = "Data path")]
+    pub head_timeout: Option<Span>,
 
     /// Give a client up that acknowledges nothing, or takes nothing, for this long; 0 leaves it to
     /// the kernel [default: 5m]
@@ -159,6 +165,26 @@ pub struct Options {
     /// or 15 s less than the grace period where that is known]
     #[arg(long, value_name = "DURATION", env = "EBBTIDE_DRAIN_TIMEOUT", help_heading = "Drain")]
     pub drain_timeout: Option<Span>,
+
+    /// In a drain, give a client up that does not finish a head (of HTTP, or a TLS ClientHello) within
+    /// this; 0 leaves it to --head-timeout [default: 10s]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "EBBTIDE_DRAIN_HEAD_TIMEOUT",
+        help_heading = "Drain"
+    )]
+    pub drain_head_timeout: Option<Span>,
+
+    /// In a drain, give a client up that sends nothing more of a request for this long, while the
+    /// application has not begun to answer it; 0 is never [default: 30s]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "EBBTIDE_DRAIN_REQUEST_TIMEOUT",
+        help_heading = "Drain"
+    )]
+    pub drain_request_timeout: Option<Span>,
 
     /// The pod's terminationGracePeriodSeconds, which the drain time-out derives from
     #[arg(
@@ -373,6 +399,9 @@ impl Options {
             connect_timeout: self.connect_timeout.or(file.connect_timeout),
             half_closed_timeout: self.half_closed_timeout.or(file.half_closed_timeout),
             idle_timeout: self.idle_timeout.or(file.idle_timeout),
+            head_timeout: self.head_timeout.or(file.head_timeout),
+            drain_head_timeout: self.drain_head_timeout.or(file.drain_head_timeout),
+            drain_request_timeout: self.drain_request_timeout.or(file.drain_request_timeout),
             tcp_user_timeout: self.tcp_user_timeout.or(file.tcp_user_timeout),
             max_connections: self.max_connections.or(file.max_connections),
             threads: self.threads.or(file.threads),

@@ -16,7 +16,7 @@ use crate::drain::{Schedule, default_close_spread};
 use crate::net::syn_filter::MAX_ADMITTED;
 use crate::net::{ListenOptions, Upstream};
 use crate::protocol::{http1, websocket};
-use crate::relay::{IdleClose, IdleTimeouts, Manners};
+use crate::relay::{ClientTimeouts, IdleClose, IdleTimeouts, Manners};
 use crate::report;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -227,7 +227,8 @@ fn http1_options(options: &Options, upstream_reuse: bool) -> http1::Options {
     }
     health_checks.path.clone_from(&options.health_check_path);
     let forwarding = options.forward_client.unwrap_or_default().into();
-    http1::Options { health_checks, forwarding, upstream_reuse }
+    let http2_ping = fastrand::u64(..).to_be_bytes();
+    http1::Options { health_checks, forwarding, upstream_reuse, http2_ping }
 }
 
 /// Whom an application believes must not depend on a flag that does nothing.
@@ -266,6 +267,11 @@ fn manners(options: &Options, problems: &mut Vec<String>) -> Manners {
             IdlePolicy::Immediate => IdleClose::Immediate,
             IdlePolicy::After => IdleClose::After(idle_close),
             IdlePolicy::OnResponse => IdleClose::OnResponse,
+        },
+        client_timeouts: ClientTimeouts {
+            head: options.head_timeout.map_or(Duration::ZERO, |span| span.0),
+            drain_head: options.drain_head_timeout.map_or(10 * SECOND, |span| span.0),
+            drain_request: options.drain_request_timeout.map_or(30 * SECOND, |span| span.0),
         },
         websocket_code: options.websocket_code.unwrap_or(1001),
         websocket_reason,

@@ -10,8 +10,8 @@ use tokio::time::timeout;
 
 use super::policy::{RejectMode, Speaks};
 use crate::net::{Accepted, Socket};
-use crate::protocol::detect::{Decision, Detector};
-use crate::protocol::{Direction, http1};
+use crate::protocol::detect::Detector;
+use crate::protocol::http1;
 use crate::reactor;
 
 /// How long a client may take to ask, and then to see the answer, before its socket is closed.
@@ -92,12 +92,11 @@ async fn asks(client: &Socket, speaks: Speaks) -> std::io::Result<bool> {
     loop {
         let read = std::future::poll_fn(|cx| client.poll_read(cx, &mut buffer)).await?;
         let bytes = buffer.get(..read).unwrap_or_default();
-        if bytes.is_empty() || speaks == Speaks::Http1 {
-            return Ok(!bytes.is_empty());
+        if bytes.is_empty() {
+            return Ok(false);
         }
-        match detector.look(Direction::FromClient, bytes) {
-            Decision::Undecided => {}
-            decision => return Ok(decision == Decision::Http1),
+        if let Some(asks) = detector.asks_http1(bytes) {
+            return Ok(asks);
         }
     }
 }

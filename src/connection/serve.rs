@@ -5,20 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::listener::ListenerSettings;
 use super::observer::Watcher;
 use super::table::{Entry, Registered, Table};
 use crate::drain::{Drain, Guard, Phase};
-use crate::net::{ConnectError, Socket, Upstream, connect, options};
-use crate::protocol::{Class, Direction, Tracker};
+use crate::net::{ConnectError, Socket, Upstream, connect};
+use crate::protocol::{Class, Direction, Tracker, Unfinished};
 use crate::reactor::Workers;
-use crate::relay::{End, Manners, Order, Relay};
+use crate::relay::{Acknowledgement, End, Manners, Order, Relay};
 use crate::telemetry::Metrics;
-
-/// How often a finished connection's unsent bytes are looked at while a drain is on.
-const ACKNOWLEDGED_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How connections are treated.
 #[derive(Clone, Debug)]
@@ -97,6 +94,8 @@ impl Outcome {
             Outcome::Relayed(End::HalfClosedTimeout) => "half_closed_timeout",
             Outcome::Relayed(End::IdleTimeout) => "idle_timeout",
             Outcome::Relayed(End::SeenOff) => "seen_off",
+            Outcome::Relayed(End::GivenUp(Unfinished::Head)) => "head_timeout",
+            Outcome::Relayed(End::GivenUp(_)) => "request_timeout",
             Outcome::Relayed(End::Reset) | Outcome::ToldToEnd => "reset",
             Outcome::NoUpstream(_) => "no_upstream",
             Outcome::NoSocket(_) => "no_socket",
@@ -225,6 +224,9 @@ impl Serving {
             None => entry.class(),
         };
         self.metrics.connection_ended(class == Class::HealthCheck, entry.age());
+        if let Outcome::Relayed(End::GivenUp(unfinished)) = outcome {
+            self.metrics.client_given_up(unfinished.name());
+        }
         if let Outcome::NoUpstream(error) = outcome {
             self.metrics.upstream_failed(error.reason());
         }
@@ -266,6 +268,9 @@ impl Serving {
             (Outcome::NoUpstream(_) | Outcome::NoSocket(_), None) => {
                 line!(warn, "connection reset: the application can't be reached");
             }
+            (Outcome::Relayed(End::GivenUp(_)), None) if !self.drain.is_serving() => {
+                line!(info, "client given up: it did not finish what it had begun");
+            }
             _ => line!(debug, "connection ended"),
         }
     }
@@ -276,14 +281,8 @@ impl Serving {
 /// A kernel goes on sending for a closed socket, but not for a pod whose network is gone: the
 /// process must not leave while the end of an answer is still in its socket's queue.
 async fn acknowledged(client: &Socket, entry: &Entry) {
-    let all = async {
-        // A socket that has failed, with a reset for example, counts what it had queued for ever.
-        while options::unacknowledged_bytes(client).is_ok_and(|bytes| bytes > 0)
-            && matches!(client.options().take_error(), Ok(None))
-        {
-            tokio::time::sleep(ACKNOWLEDGED_INTERVAL).await;
-        }
-    };
+    let mut delivery = Acknowledgement::new();
+    let all = std::future::poll_fn(|cx| delivery.poll(cx, client));
     tokio::select! {
         () = all => {}
         () = entry.control.ordered(Order::Close) => {}

@@ -128,6 +128,7 @@ async fn connect_tcp(addr: SocketAddr) -> io::Result<Socket> {
     let socket = connect_socket(domain, Some(Protocol::TCP), &addr.into()).await?;
     // No keep-alive: the application is on this host, where a dead peer's kernel answers for it.
     socket.options().set_tcp_nodelay(true)?;
+    socket.options().set_out_of_band_inline(true)?;
     Ok(socket)
 }
 

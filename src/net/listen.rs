@@ -61,6 +61,8 @@ impl Bound {
         // Accepted connections inherit what is set here, which saves the calls for each of them.
         socket.set_tcp_nodelay(true)?;
         options::set_keep_alive(&SockRef::from(&socket), options::SERVING)?;
+        // Urgent data stays in its place among the other bytes, which is where the relay reads it.
+        socket.set_out_of_band_inline(true)?;
         if !options.user_timeout.is_zero() {
             socket.set_tcp_user_timeout(Some(options.user_timeout))?;
         }

@@ -50,7 +50,7 @@ impl Socket {
             match rustix::net::recv(&self.fd, &mut *buffer, RecvFlags::empty()) {
                 Ok((read, _)) => {
                     if 0 < read && read < buffer.len() {
-                        self.source.clear_readable();
+                        self.source.short_read();
                     }
                     return Poll::Ready(Ok(read));
                 }
@@ -64,6 +64,12 @@ impl Socket {
     /// Whether a read may find something; costs no system call.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.source.poll_readable(cx)
+    }
+
+    /// Whether bulk may go through a pipe: not where urgent data came.
+    #[must_use]
+    pub fn may_splice(&self) -> bool {
+        !self.source.has_urgent()
     }
 
     /// Whether a read would find nothing, not even an end; asks the kernel itself.

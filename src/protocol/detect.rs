@@ -19,14 +19,20 @@ pub const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// RFC 9113 §3.4: a server need not wait for the client's preface, and gRPC's does not.
 const SERVER_PREFIX_BYTES: usize = 9;
 
-/// Bytes within which every connection is decided: a method is shorter, and so is the preface.
-pub const PREFIX_LIMIT_BYTES: usize = 32;
+/// Bytes within which every connection is decided: the longest method that the tracker takes and its
+/// space; the preface is shorter.
+pub const PREFIX_LIMIT_BYTES: usize = http1::METHOD_LIMIT_BYTES + 1;
 
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// More bytes will tell.
     Undecided,
+    /// Empty lines and nothing else so far: only HTTP/1 lets them stand before a request.
+    ///
+    /// # Source
+    /// RFC 9112 §2.2.
+    EmptyLines,
     /// HTTP/1, as far as its first word tells.
     Http1,
     /// HTTP/2 with prior knowledge.
@@ -36,12 +42,25 @@ pub enum Decision {
 }
 
 /// Watches the first bytes of one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Detector {
     prefix: [u8; PREFIX_LIMIT_BYTES],
     prefix_bytes: usize,
     server_prefix: [u8; SERVER_PREFIX_BYTES],
     server_prefix_bytes: usize,
+    has_empty_lines: bool,
+}
+
+impl Default for Detector {
+    fn default() -> Self {
+        Detector {
+            prefix: [0; PREFIX_LIMIT_BYTES],
+            prefix_bytes: 0,
+            server_prefix: [0; SERVER_PREFIX_BYTES],
+            server_prefix_bytes: 0,
+            has_empty_lines: false,
+        }
+    }
 }
 
 impl Detector {
@@ -54,22 +73,64 @@ impl Detector {
         if direction == Direction::FromUpstream {
             return self.look_at_server(bytes);
         }
-        let mut seen = self.prefix;
-        let room = seen.get_mut(self.prefix_bytes..).unwrap_or_default();
-        let added = room.len().min(bytes.len());
-        for (to, from) in room.iter_mut().zip(bytes) {
-            *to = *from;
+        let passed = (self.prefix, self.prefix_bytes);
+        let decision = self.look_at_client(bytes);
+        if decision != Decision::Undecided {
+            // The tracker that is chosen reads these bytes itself, and what had passed before them.
+            (self.prefix, self.prefix_bytes) = passed;
         }
-        let known = self.prefix_bytes + added;
-        let decision = decide(seen.get(..known).unwrap_or_default());
-        if decision == Decision::Undecided {
-            self.prefix = seen;
-            self.prefix_bytes = known;
-        }
-        if decision == Decision::Http1 && self.server_prefix_bytes > 0 {
+        let is_http1 = matches!(decision, Decision::Http1 | Decision::EmptyLines);
+        if is_http1 && self.server_prefix_bytes > 0 {
             return Decision::Opaque(Surprise::ServerFirst);
         }
         decision
+    }
+
+    /// Whether the client asks for something in HTTP/1, as far as the first word of its first request
+    /// tells, once that is known. After an answer it is not to be asked again.
+    pub fn asks_http1(&mut self, bytes: &[u8]) -> Option<bool> {
+        match self.look_at_client(bytes) {
+            Decision::Undecided | Decision::EmptyLines => None,
+            decision => Some(decision == Decision::Http1),
+        }
+    }
+
+    fn look_at_client(&mut self, bytes: &[u8]) -> Decision {
+        let mut rest = bytes;
+        while let Some(after) = self.skip_empty_line(rest) {
+            self.has_empty_lines = true;
+            self.prefix_bytes = 0;
+            rest = after;
+        }
+        if rest.is_empty() && self.prefix_bytes == 0 {
+            return Decision::EmptyLines;
+        }
+        let mut seen = self.prefix;
+        let room = seen.get_mut(self.prefix_bytes..).unwrap_or_default();
+        let added = room.len().min(rest.len());
+        for (to, from) in room.iter_mut().zip(rest) {
+            *to = *from;
+        }
+        let known = self.prefix_bytes + added;
+        let decision = match decide(seen.get(..known).unwrap_or_default()) {
+            Decision::Http2 if self.has_empty_lines => Decision::Opaque(Surprise::Http2Preface),
+            decision => decision,
+        };
+        if decision != Decision::Undecided {
+            return decision;
+        }
+        self.prefix = seen;
+        self.prefix_bytes = known;
+        if self.has_empty_lines { Decision::EmptyLines } else { decision }
+    }
+
+    /// What follows an empty line, where one stands before anything else.
+    fn skip_empty_line<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        match self.prefix() {
+            [] => bytes.strip_prefix(b"\r\n"),
+            b"\r" => bytes.strip_prefix(b"\n"),
+            _ => None,
+        }
     }
 
     /// A server that speaks first may still be one of HTTP/2; the client's preface will tell.
@@ -126,7 +187,7 @@ fn decide(seen: &[u8]) -> Decision {
     if seen.starts_with(HTTP2_PREFACE) {
         return Decision::Http2;
     }
-    if HTTP2_PREFACE.starts_with(seen) {
+    if HTTP2_PREFACE.starts_with(seen) || seen == b"\r" {
         return Decision::Undecided;
     }
     let token = seen.iter().take_while(|byte| http1::is_token(byte)).count();
@@ -137,11 +198,12 @@ fn decide(seen: &[u8]) -> Decision {
     }
 }
 
-/// A TLS record is told by its first byte alone; no text begins with it.
+/// What first bytes are that no request begins with.
 fn unknown(seen: &[u8]) -> Surprise {
     match seen {
-        [22, ..] => Surprise::Tls,
-        _ => Surprise::UnknownProtocol,
+        [b'\n', ..] => Surprise::BareLineFeed,
+        [b'\r', ..] => Surprise::MalformedHead,
+        _ => Surprise::of_first_bytes(seen),
     }
 }
 
@@ -173,7 +235,7 @@ mod tests {
         assert_eq!(decided(HTTP2_PREFACE), Decision::Http2);
         assert_eq!(decided(&[HTTP2_PREFACE, b"\0\0"].concat()), Decision::Http2);
         assert_eq!(decided(b"\x16\x03\x01"), Decision::Opaque(Surprise::Tls));
-        for unknown in [&b"\0\0\0\x08\x04\xd2\x16\x2f"[..], b"\r\n", b" ", b"A\x16", &[b'A'; 32]] {
+        for unknown in [&b"\0\0\0\x08\x04\xd2\x16\x2f"[..], b" ", b"A\x16", &[b'A'; 33]] {
             let expected = Decision::Opaque(Surprise::UnknownProtocol);
             assert_eq!(decided(unknown), expected, "{unknown:?}");
         }

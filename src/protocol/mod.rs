@@ -11,15 +11,19 @@
 )]
 
 mod class;
+mod client_hello;
 pub mod detect;
 mod events;
 pub mod http1;
 pub mod http2;
 mod surprise;
 mod tracker;
+mod unfinished;
 pub mod websocket;
 mod word;
 
+#[cfg(test)]
+mod first_bytes;
 #[cfg(test)]
 mod testing;
 
@@ -27,6 +31,7 @@ pub use class::Class;
 pub use events::Events;
 pub use surprise::Surprise;
 pub use tracker::Tracker;
+pub use unfinished::Unfinished;
 pub use word::Word;
 
 /// Which way bytes travel through a connection.
@@ -36,6 +41,17 @@ pub enum Direction {
     FromClient,
     /// Read from the upstream, sent to the client.
     FromUpstream,
+}
+
+impl Direction {
+    /// The other one.
+    #[must_use]
+    pub fn opposite(self) -> Self {
+        match self {
+            Direction::FromClient => Direction::FromUpstream,
+            Direction::FromUpstream => Direction::FromClient,
+        }
+    }
 }
 
 /// What the relay does with the bytes that it has just shown to a tracker, from the first one on.

@@ -64,6 +64,12 @@ pub enum Surprise {
 }
 
 impl Surprise {
+    /// What bytes are that are no HTTP: a TLS record is told by its first byte, with which no text
+    /// begins.
+    pub(super) fn of_first_bytes(bytes: &[u8]) -> Surprise {
+        if bytes.first() == Some(&22) { Surprise::Tls } else { Surprise::UnknownProtocol }
+    }
+
     /// The surprise's name as `/connections` and metrics spell it.
     #[must_use]
     pub fn name(self) -> &'static str {

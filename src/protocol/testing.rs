@@ -240,8 +240,12 @@ impl Script {
                         relay.read(*direction, &bytes[start..cut]);
                         start = cut;
                     }
+                    relay.interject();
                 }
-                Act::Drain(options) => relay.tracker.begin_drain(options),
+                Act::Drain(options) => {
+                    relay.tracker.begin_drain(options);
+                    relay.interject();
+                }
                 Act::Undrain => relay.tracker.end_drain(),
                 Act::End(direction) => relay.end(*direction),
                 Act::Leave(farewell) => {

@@ -1,8 +1,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::client_hello::ClientHello;
 use super::detect::{Decision, Detector};
-use super::{Class, Direction, Events, Step, Surprise, Word, http1, http2, websocket};
+use super::{Class, Direction, Events, Step, Surprise, Unfinished, Word, http1, http2, websocket};
 
 /// The tracker of one connection, whatever it speaks.
 ///
@@ -14,6 +15,8 @@ pub enum Tracker {
     Tcp,
     /// Understood nothing of the first bytes.
     Opaque(Surprise),
+    /// A TLS client that has not ended its ClientHello; what follows is opaque.
+    Tls(ClientHello),
     /// HTTP/1, and what it may become.
     Http1(Box<http1::Tracker>),
     /// HTTP/2 with prior knowledge, and gRPC.
@@ -78,16 +81,54 @@ impl Tracker {
         if let Tracker::Auto(auto) = self {
             match auto.detector.look(direction, bytes) {
                 Decision::Undecided => {}
-                Decision::Http1 => *self = Tracker::Http1(Box::new(auto.http1())),
+                Decision::Http1 | Decision::EmptyLines => {
+                    *self = Tracker::Http1(Box::new(auto.http1()));
+                }
                 Decision::Http2 => *self = Tracker::Http2(Box::new(auto.http2())),
+                Decision::Opaque(Surprise::Tls) => *self = Tracker::Tls(ClientHello::default()),
                 Decision::Opaque(surprise) => *self = Tracker::Opaque(surprise),
             }
         }
         match self {
-            Tracker::Http1(tracker) => tracker.step(direction, bytes),
+            Tracker::Http1(tracker) => {
+                let step = tracker.step(direction, bytes);
+                match tracker.take_http2() {
+                    Some(http2) => self.go_on_in_http2(http2, direction, bytes, step),
+                    None => step,
+                }
+            }
             Tracker::Http2(tracker) => tracker.step(direction, bytes),
+            Tracker::Tls(hello) => {
+                hello.pass(bytes);
+                if hello.is_over() || direction == Direction::FromUpstream {
+                    *self = Tracker::Opaque(Surprise::Tls);
+                }
+                Step::Pass(bytes.len())
+            }
             _ => Step::Pass(bytes.len()),
         }
+    }
+
+    /// The bytes that `step` passes are the last ones of HTTP/1; those behind them are HTTP/2.
+    #[cold]
+    fn go_on_in_http2(
+        &mut self,
+        mut http2: Box<http2::Http2>,
+        direction: Direction,
+        bytes: &[u8],
+        step: Step,
+    ) -> Step {
+        let rest = match step {
+            Step::Pass(passed) => bytes.get(passed..).unwrap_or_default(),
+            _ => &[],
+        };
+        // In a drain it may edit them, and is asked for itself.
+        let may_edit = http2.may_edit();
+        if !may_edit && !rest.is_empty() {
+            http2.step(direction, rest);
+        }
+        *self = Tracker::Http2(http2);
+        if may_edit { step } else { Step::Pass(bytes.len()) }
     }
 
     /// How many of the next bytes of a direction it need not be shown, only told of with
@@ -97,7 +138,7 @@ impl Tracker {
         match self {
             Tracker::Tcp | Tracker::Opaque(_) => u64::MAX,
             Tracker::Http1(tracker) => tracker.unseen_bytes(direction),
-            Tracker::Http2(_) | Tracker::Auto(_) => 0,
+            Tracker::Http2(_) | Tracker::Auto(_) | Tracker::Tls(_) => 0,
         }
     }
 
@@ -114,7 +155,7 @@ impl Tracker {
             Tracker::Http1(tracker) => tracker.begin_drain(options),
             Tracker::Http2(tracker) => tracker.begin_drain(),
             Tracker::Auto(auto) => auto.drain = Some(options.clone()),
-            Tracker::Tcp | Tracker::Opaque(_) => {}
+            Tracker::Tcp | Tracker::Tls(_) | Tracker::Opaque(_) => {}
         }
     }
 
@@ -124,7 +165,7 @@ impl Tracker {
             Tracker::Http1(tracker) => tracker.end_drain(),
             Tracker::Http2(tracker) => tracker.end_drain(),
             Tracker::Auto(auto) => auto.drain = None,
-            Tracker::Tcp | Tracker::Opaque(_) => {}
+            Tracker::Tcp | Tracker::Tls(_) | Tracker::Opaque(_) => {}
         }
     }
 
@@ -143,6 +184,7 @@ impl Tracker {
         match self {
             Tracker::Tcp => Class::Tcp,
             Tracker::Opaque(surprise) => Class::Opaque(*surprise),
+            Tracker::Tls(_) => Class::Opaque(Surprise::Tls),
             Tracker::Http1(tracker) => tracker.class(),
             Tracker::Http2(tracker) => match tracker.surprise() {
                 Some(surprise) => Class::Opaque(Surprise::Http2(surprise)),
@@ -160,10 +202,25 @@ impl Tracker {
     #[must_use]
     pub fn is_safe_point(&self) -> bool {
         match self {
-            Tracker::Tcp | Tracker::Opaque(_) => false,
+            Tracker::Tcp | Tracker::Tls(_) | Tracker::Opaque(_) => false,
             Tracker::Http1(tracker) => tracker.is_safe_point(),
             Tracker::Http2(tracker) => tracker.is_safe_point(),
             Tracker::Auto(auto) => auto.detector.has_seen_nothing(),
+        }
+    }
+
+    /// What the client has begun and not finished, if that is all that the connection is kept by.
+    #[must_use]
+    pub fn unfinished(&self) -> Option<Unfinished> {
+        match self {
+            Tracker::Tcp | Tracker::Opaque(_) => None,
+            Tracker::Tls(_) => Some(Unfinished::Head),
+            Tracker::Http1(tracker) => tracker.unfinished(),
+            Tracker::Http2(tracker) => tracker.has_half_head().then_some(Unfinished::Head),
+            Tracker::Auto(auto) => {
+                let has_begun = !auto.detector.prefix().is_empty();
+                has_begun.then_some(Unfinished::Head)
+            }
         }
     }
 
@@ -171,6 +228,13 @@ impl Tracker {
     #[must_use]
     pub fn is_reusable(&self) -> bool {
         matches!(self, Tracker::Http1(tracker) if tracker.is_reusable())
+    }
+
+    /// Whether the application has answered everything that it was asked, although a request may not
+    /// have been sent to its end.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        matches!(self, Tracker::Http1(tracker) if tracker.is_answered())
     }
 
     /// Whether what the client has asked so far is whole, and may be asked on an upstream connection

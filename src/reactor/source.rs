@@ -13,7 +13,7 @@ use super::worker::Worker;
 
 /// What epoll tells of every stream. That a write may be taken is news for few of them, while epoll
 /// would tell it of each.
-const STREAM: EventFlags = EventFlags::IN.union(EventFlags::RDHUP);
+const STREAM: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::PRI);
 
 /// What a descriptor may be ready for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +27,8 @@ impl Ready {
     const READ_CLOSED: Ready = Ready(1 << 2);
     /// The socket has failed: so does a write.
     const WRITE_CLOSED: Ready = Ready(1 << 3);
+    /// The peer has sent urgent data at some time.
+    const URGENT: Ready = Ready(1 << 4);
 
     const READABLE: Ready = Ready::READ.with(Ready::READ_CLOSED);
     const WRITABLE: Ready = Ready::WRITE.with(Ready::WRITE_CLOSED);
@@ -39,6 +41,9 @@ impl Ready {
         let mut ready = Ready::NOTHING;
         if flags.intersects(EventFlags::IN) {
             ready = ready.with(Ready::READ);
+        }
+        if flags.intersects(EventFlags::PRI) {
+            ready = ready.with(Ready::URGENT);
         }
         if flags.intersects(EventFlags::OUT) {
             ready = ready.with(Ready::WRITE);
@@ -219,7 +224,28 @@ impl Source {
         }
     }
 
-    /// A read has found all that there was.
+    /// A read has found less than it had room for: all that there was, but where urgent data came. A read
+    /// ends before the urgent byte, and nothing tells of what is behind it.
+    ///
+    /// # Source
+    /// tcp(7), `SO_OOBINLINE`; Linux `tcp_recvmsg_locked`.
+    pub fn short_read(&self) {
+        let mut states = self.worker.sources().states.borrow_mut();
+        if let Some(state) = states.get_mut(self.key as usize)
+            && !state.ready.has_any(Ready::URGENT)
+        {
+            state.ready = state.ready.without(Ready::READ);
+        }
+    }
+
+    /// Whether the peer has sent urgent data at some time, which splice(2) stops at.
+    #[must_use]
+    pub fn has_urgent(&self) -> bool {
+        let states = self.worker.sources().states.borrow();
+        states.get(self.key as usize).is_some_and(|state| state.ready.has_any(Ready::URGENT))
+    }
+
+    /// A read has found nothing.
     pub fn clear_readable(&self) {
         self.clear(Ready::READ);
     }

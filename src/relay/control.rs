@@ -1,12 +1,12 @@
 //! What the rest of the process sees of a relay, and how it is told to leave.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use atomic_waker::AtomicWaker;
 
-use crate::protocol::{Class, Direction, Surprise};
+use crate::protocol::{Class, Direction, Surprise, Unfinished};
 
 /// The part of the order's word that is the order; above it the orders are counted.
 const ORDER: u32 = 0b111;
@@ -60,6 +60,8 @@ pub struct Control {
     /// What it carried when a drain first made it leave, in such a word too; 0 if none has.
     forced: AtomicU64,
     is_health_check: bool,
+    /// What the client has begun and is waited for to finish, if that is bounded.
+    unfinished: AtomicU8,
     /// The order, and above it how many there were: a relay sees that it was woken even when an
     /// order was taken back meanwhile.
     order: AtomicU32,
@@ -77,6 +79,7 @@ impl Control {
             surprise: OnceLock::new(),
             forced: AtomicU64::new(0),
             is_health_check: class == Class::HealthCheck,
+            unfinished: AtomicU8::new(0),
             order: AtomicU32::new(Order::Serve as u32),
             waker: AtomicWaker::new(),
             from_client: AtomicU64::new(0),
@@ -132,6 +135,27 @@ impl Control {
     #[must_use]
     pub fn is_health_check(&self) -> bool {
         self.is_health_check
+    }
+
+    /// What the client has begun and is waited for to finish, if that wait is bounded.
+    #[must_use]
+    pub fn unfinished(&self) -> Option<Unfinished> {
+        match self.unfinished.load(Ordering::Relaxed) {
+            1 => Some(Unfinished::Head),
+            2 => Some(Unfinished::Body),
+            3 => Some(Unfinished::Filler),
+            _ => None,
+        }
+    }
+
+    pub(super) fn set_unfinished(&self, unfinished: Option<Unfinished>) {
+        let number = match unfinished {
+            None => 0,
+            Some(Unfinished::Head) => 1,
+            Some(Unfinished::Body) => 2,
+            Some(Unfinished::Filler) => 3,
+        };
+        self.unfinished.store(number, Ordering::Relaxed);
     }
 
     /// Remembers what it carries as what a drain makes leave. Returns whether that was the first time.

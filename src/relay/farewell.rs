@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-use crate::protocol::{Class, Tracker};
+use super::unfinished::{ClientTimeouts, Wait, When};
+use crate::protocol::{Class, Tracker, Unfinished};
 
 /// How long a client may take to see that we are gone before its socket is closed.
 ///
 /// # Source
 /// RFC 9112 §9.6: closing at once can erase the last response in the client's buffer.
-const STAGED_CLOSE_PERIOD: Duration = Duration::from_secs(2);
+pub(super) const STAGED_CLOSE_PERIOD: Duration = Duration::from_secs(2);
 
 /// How long the answers to a WebSocket's Close are awaited.
 ///
@@ -87,7 +88,15 @@ pub(super) enum Advice {
 #[derive(Debug, Default)]
 pub(super) struct Farewell {
     /// In a box: most connections never see a drain, and each would carry the room.
-    awaited: Option<Box<(Awaited, Pin<Box<Sleep>>)>>,
+    waits: Option<Box<Waits>>,
+}
+
+/// What is waited for, each with its timer.
+#[derive(Debug, Default)]
+struct Waits {
+    awaited: Option<(Awaited, Pin<Box<Sleep>>)>,
+    unfinished: Wait,
+    given_up: Option<Unfinished>,
 }
 
 impl Farewell {
@@ -98,7 +107,7 @@ impl Farewell {
         tracker: &mut Tracker,
         idle_close: IdleClose,
     ) -> Advice {
-        let awaited = self.awaited.as_ref().map(|awaited| awaited.0);
+        let awaited = self.awaited();
         if awaited == Some(Awaited::StagedClose) {
             return if self.is_over(cx) { Advice::End } else { Advice::Nothing };
         }
@@ -107,7 +116,7 @@ impl Farewell {
         }
         let wanted = wanted(tracker);
         if awaited != wanted {
-            self.awaited = None;
+            self.await_nothing();
             let period = match wanted {
                 Some(Awaited::Request) => Some(FIRST_REQUEST_PERIOD),
                 Some(Awaited::Ping) => Some(PING_PERIOD),
@@ -124,10 +133,60 @@ impl Farewell {
         }
         if matches!(wanted, Some(Awaited::Request | Awaited::Ping)) {
             tracker.overdue();
-            self.awaited = None;
+            self.await_nothing();
             return Advice::Speak;
         }
         self.close(cx)
+    }
+
+    /// Looks at what the client has not finished, after so many bytes of it, and closes when it had long
+    /// enough.
+    pub(super) fn poll_unfinished(
+        &mut self,
+        cx: &mut Context<'_>,
+        unfinished: Option<Unfinished>,
+        (timeouts, when): (&ClientTimeouts, When),
+        client_bytes: u64,
+    ) -> Advice {
+        let timeout = unfinished.map_or(Duration::ZERO, |unfinished| timeouts.of(unfinished, when));
+        let bounded = unfinished.filter(|_| !timeout.is_zero());
+        if bounded.is_none() && self.waits.is_none() || self.given_up().is_some() {
+            return Advice::Nothing;
+        }
+        let waits = self.waits.get_or_insert_default();
+        let bounded = bounded.map(|unfinished| (unfinished, timeout));
+        if !waits.unfinished.poll(cx, bounded, client_bytes) {
+            return Advice::Nothing;
+        }
+        waits.given_up = unfinished;
+        self.close(cx)
+    }
+
+    /// What the client is waited for to finish, where that is bounded.
+    pub(super) fn unfinished(&self) -> Option<Unfinished> {
+        self.waits.as_ref()?.unfinished.unfinished()
+    }
+
+    /// What the client did not finish, if it was given up for that.
+    pub(super) fn given_up(&self) -> Option<Unfinished> {
+        self.waits.as_ref()?.given_up
+    }
+
+    /// Waits no more for what a client has not finished: a drain was undone.
+    pub(super) fn undone(&mut self) {
+        if let Some(waits) = &mut self.waits {
+            waits.unfinished = Wait::default();
+        }
+    }
+
+    fn awaited(&self) -> Option<Awaited> {
+        Some(self.waits.as_ref()?.awaited.as_ref()?.0)
+    }
+
+    fn await_nothing(&mut self) {
+        if let Some(waits) = &mut self.waits {
+            waits.awaited = None;
+        }
     }
 
     fn close(&mut self, cx: &mut Context<'_>) -> Advice {
@@ -139,11 +198,12 @@ impl Farewell {
 
     fn wait_for(&mut self, awaited: Awaited, period: Duration) {
         let timer = Box::pin(tokio::time::sleep_until(Instant::now() + period));
-        self.awaited = Some(Box::new((awaited, timer)));
+        self.waits.get_or_insert_default().awaited = Some((awaited, timer));
     }
 
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        self.awaited.as_mut().is_some_and(|awaited| awaited.1.as_mut().poll(cx).is_ready())
+        let awaited = self.waits.as_mut().and_then(|waits| waits.awaited.as_mut());
+        awaited.is_some_and(|awaited| awaited.1.as_mut().poll(cx).is_ready())
     }
 }
 

@@ -192,6 +192,25 @@ impl Flow {
         }
     }
 
+    /// Throws away what waits for the receiver, and what comes later: the receiver has broken.
+    pub(super) fn discard(&mut self) {
+        self.pending = None;
+        self.held = Box::default();
+        self.sink = Sink::Discard;
+    }
+
+    /// The source has broken after everything that it had to say: its end is passed on as a FIN.
+    pub(super) fn end_of_source(&mut self) {
+        self.source_ended = true;
+    }
+
+    /// The source has broken: nothing more can be read from it, and its end is not passed on as a FIN.
+    pub(super) fn abort(&mut self) {
+        self.discard();
+        self.source_ended = true;
+        self.ended = true;
+    }
+
     /// Moves bytes until a socket is not ready, the source ends, or the turn is over.
     pub(super) fn poll(
         &mut self,
@@ -257,6 +276,7 @@ impl Flow {
         // Asked first, because a buffer is lent only to somebody who has something to put in it.
         ready!(source.poll_readable(cx));
         if self.load == Load::Bulk
+            && source.may_splice()
             && let Some(bytes) = self.pipeable_bytes(tracker)
             && let Some(pipe) = Pipe::borrow()
         {

@@ -7,6 +7,8 @@
 //! knows how long each is waited for. [`Control`] is what the rest of the process sees of it, and how
 //! it is told to leave.
 
+mod acknowledgement;
+mod broken;
 mod buffers;
 mod control;
 mod farewell;
@@ -15,8 +17,11 @@ mod lending;
 mod pair;
 pub mod parking;
 mod pipes;
+mod unfinished;
 
+pub use acknowledgement::Acknowledgement;
 pub use control::{Control, Order};
 pub use farewell::IdleClose;
 pub use lending::Lent;
 pub use pair::{End, IdleTimeouts, Manners, Observer, Relay};
+pub use unfinished::ClientTimeouts;

@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
+use super::acknowledgement::Acknowledgement;
+use super::broken::Broken;
 use super::control::{Control, Heard, Order};
 use super::farewell::{Advice, Farewell, IdleClose};
 use super::flow::{Failure, Flow, Progress, Turn};
 use super::lending::{Lending, Lent, Next};
+use super::unfinished::{ClientTimeouts, When};
 use crate::net::{Socket, Upstream, options};
 use crate::protocol::http1::DrainOptions;
-use crate::protocol::{Class, Direction, Events, Tracker, Word, websocket};
-
-/// How often a drain looks whether a client has acknowledged its last answer.
-const DELIVERY_INTERVAL: Duration = Duration::from_millis(5);
+use crate::protocol::{Class, Direction, Events, Tracker, Unfinished, Word, websocket};
 
 /// Why a relay stopped.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ pub enum End {
     IdleTimeout,
     /// A drain saw it off: its last response, its last stream, its Close, or its idleness.
     SeenOff,
+    /// The client did not go on with what it had begun.
+    GivenUp(Unfinished),
     /// It was told to end at once.
     Reset,
 }
@@ -60,6 +62,8 @@ pub struct Manners {
     pub idle_timeouts: IdleTimeouts,
     /// What becomes of a connection between two exchanges in a drain.
     pub idle_close: IdleClose,
+    /// How long a client may take for what it has begun.
+    pub client_timeouts: ClientTimeouts,
     /// What a WebSocket is told when it must leave.
     pub websocket_code: u16,
     /// The reason beside it.
@@ -84,7 +88,7 @@ pub trait Observer: Send {
 
 /// Moves one connection's bytes until it ends.
 pub struct Relay<'a, O> {
-    client: &'a Socket,
+    pub(super) client: &'a Socket,
     /// Absent only where upstream connections are lent.
     pub(super) upstream: Option<Socket>,
     control: &'a Control,
@@ -100,20 +104,27 @@ pub struct Relay<'a, O> {
     /// Whether there has been a drain: before, no tracker has anything to say.
     has_drained: bool,
     farewell: Farewell,
-    /// In a box, and only while a time-out applies; most connections never have one.
-    silence: Option<Box<Silence>>,
-    /// Only in a drain, while the client has not acknowledged its last answer.
-    delivery: Option<Pin<Box<Sleep>>>,
+    /// In a box, because most connections never have one.
+    timers: Option<Box<Timers>>,
+    /// Only after a side has broken.
+    pub(super) broken: Option<Box<Broken>>,
     /// Present where upstream connections are lent.
     pub(super) lending: Option<Box<Lending>>,
+}
+
+/// What few connections wait for.
+#[derive(Default)]
+struct Timers {
+    /// Only while a time-out applies.
+    silence: Option<Silence>,
+    /// Only in a drain, while the client has not acknowledged its last answer.
+    delivery: Option<Acknowledgement>,
 }
 
 /// How long nothing has moved.
 struct Silence {
     timer: Pin<Box<Sleep>>,
     last_progress: Instant,
-    /// What both kernels had still to deliver when the timer last fired; since then nothing moved.
-    undelivered_bytes: usize,
 }
 
 impl<'a, O: Observer> Relay<'a, O> {
@@ -141,8 +152,8 @@ impl<'a, O: Observer> Relay<'a, O> {
             heard: Heard::default(),
             has_drained: false,
             farewell: Farewell::default(),
-            silence: None,
-            delivery: None,
+            timers: None,
+            broken: None,
             lending: None,
         }
     }
@@ -167,7 +178,11 @@ impl<'a, O: Observer> Relay<'a, O> {
         // A connection that broke meanwhile tells so by itself at the next read.
         let _ = options::set_keep_alive(&self.client.options(), keep_alive);
         match order {
-            Order::Serve => self.tracker.end_drain(),
+            Order::Serve => {
+                self.farewell.undone();
+                self.control.set_unfinished(None);
+                self.tracker.end_drain();
+            }
             _ => {
                 self.has_drained = true;
                 self.tracker.begin_drain(&self.observer.drain_options());
@@ -210,7 +225,7 @@ impl<'a, O: Observer> Relay<'a, O> {
     }
 
     /// Tells the observer what the tracker has seen.
-    fn tell(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn tell(&mut self, cx: &mut Context<'_>) {
         if self.tracker.is_blind() && self.class == self.tracker.class() {
             return;
         }
@@ -240,10 +255,16 @@ impl<'a, O: Observer> Relay<'a, O> {
     /// what it is owed. A last answer is in flight until it has arrived; the process must not
     /// leave before.
     fn standing(&mut self, cx: &mut Context<'_>) -> Class {
+        if self.farewell.given_up().is_some() {
+            // Whatever ends with its FIN, the drain hears of it when the connection has ended.
+            return self.class;
+        }
         let class = self.tracker.class();
         let is_done = matches!(class, Class::Idle | Class::Http2 { open_streams: 0 });
         if !is_done || !self.owes_client(cx) {
-            self.delivery = None;
+            if let Some(timers) = &mut self.timers {
+                timers.delivery = None;
+            }
             return class;
         }
         match (class, self.class.excluded()) {
@@ -267,21 +288,26 @@ impl<'a, O: Observer> Relay<'a, O> {
         {
             return false;
         }
-        // No kernel tells when the last byte is acknowledged: look again.
-        let again = || Box::pin(tokio::time::sleep(DELIVERY_INTERVAL));
-        let timer = self.delivery.get_or_insert_with(again);
-        while timer.as_mut().poll(cx).is_ready() {
-            *timer = again();
-        }
+        self.timers.get_or_insert_default().delivery.get_or_insert_default().poll_look(cx);
         true
     }
 
-    /// Sees the connection off while a drain is under way. `true` when it is to end now.
+    /// Sees the connection off while a drain is under way, or when the client is given up. `true` when
+    /// it is to end now.
     fn see_off(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.obeyed < Order::Drain || self.tracker.is_blind() {
+        let when = if self.obeyed < Order::Drain { When::Serving } else { When::Draining };
+        let mut advice = Advice::Nothing;
+        if !self.manners.client_timeouts.are_off(when) {
+            advice = self.see_unfinished(cx, when);
+        }
+        let is_given_up = self.farewell.given_up().is_some();
+        if !is_given_up && (when == When::Serving || self.tracker.is_blind()) {
             return false;
         }
-        match self.farewell.poll(cx, &mut self.tracker, self.manners.idle_close) {
+        if advice == Advice::Nothing {
+            advice = self.farewell.poll(cx, &mut self.tracker, self.manners.idle_close);
+        }
+        match advice {
             Advice::Nothing => false,
             Advice::Close => {
                 self.to_client.close();
@@ -296,6 +322,22 @@ impl<'a, O: Observer> Relay<'a, O> {
             // A slow reader keeps what it is owed until the deadline.
             Advice::End => !self.to_client.is_pending(),
         }
+    }
+
+    /// Bounds the wait for what the client has begun and does not finish.
+    fn see_unfinished(&mut self, cx: &mut Context<'_>, when: When) -> Advice {
+        let before = self.farewell.unfinished();
+        // What the application has not taken, it may be that which keeps the client from going on.
+        let unfinished =
+            if self.to_upstream.is_pending() { None } else { self.tracker.unfinished() };
+        let timeouts = (&self.manners.client_timeouts, when);
+        let bytes = self.control.bytes(Direction::FromClient);
+        let advice = self.farewell.poll_unfinished(cx, unfinished, timeouts, bytes);
+        let now = self.farewell.unfinished();
+        if now != before {
+            self.control.set_unfinished(now);
+        }
+        advice
     }
 
     /// Moves bytes both ways. `Ok(true)` when anything was moved.
@@ -318,7 +360,7 @@ impl<'a, O: Observer> Relay<'a, O> {
     }
 
     /// Moves bytes one way. `Ok(true)` when anything was moved.
-    fn poll_direction(
+    pub(super) fn poll_direction(
         &mut self,
         cx: &mut Context<'_>,
         direction: Direction,
@@ -352,30 +394,20 @@ impl<'a, O: Observer> Relay<'a, O> {
         Ok(true)
     }
 
-    fn reset_on_close(&self) {
+    pub(super) fn reset_on_close(&self) {
         for socket in [Some(self.client), self.upstream.as_ref()].into_iter().flatten() {
             socket.reset_on_close();
         }
     }
 
-    /// Resets the side that has not broken, and says which one did.
-    pub(super) fn broke(&self, direction: Direction, failure: Failure) -> End {
-        self.reset_on_close();
-        match (direction, failure) {
-            (Direction::FromClient, Failure::Reading(error))
-            | (Direction::FromUpstream, Failure::Writing(error)) => End::ClientBroke(error),
-            (Direction::FromUpstream, Failure::Reading(error))
-            | (Direction::FromClient, Failure::Writing(error)) => End::UpstreamBroke(error),
-        }
-    }
-
     /// The silence that ends the connection as it stands now, and how that end is called.
     pub(super) fn timeout(&self) -> Option<(Duration, End)> {
-        let half_closed = self.to_upstream.has_ended() || self.to_client.has_ended();
-        let (timeout, end) = if half_closed {
-            (self.manners.idle_timeouts.half_closed, End::HalfClosedTimeout)
-        } else {
-            (self.manners.idle_timeouts.open, End::IdleTimeout)
+        let (timeout, end) = match (self.to_upstream.has_ended(), self.to_client.has_ended()) {
+            // The application has said all it had to say; what the client does with its side is up to it.
+            (false, true) => (self.manners.idle_timeouts.half_closed, End::HalfClosedTimeout),
+            // The client has ended its side, as a request may end, and waits for the answer.
+            (true, false) if self.tracker.class() == Class::Http => return None,
+            _ => (self.manners.idle_timeouts.open, End::IdleTimeout),
         };
         (!timeout.is_zero()).then_some((timeout, end))
     }
@@ -383,18 +415,17 @@ impl<'a, O: Observer> Relay<'a, O> {
     /// Ends a connection that has been silent for too long.
     fn poll_timeout(&mut self, cx: &mut Context<'_>, progressed: bool) -> Poll<End> {
         let Some((timeout, end)) = self.timeout() else { return Poll::Pending };
-        let silence = self.silence.get_or_insert_with(|| Box::new(Silence::new(timeout)));
+        let timers = self.timers.get_or_insert_default();
+        let silence = timers.silence.get_or_insert_with(|| Silence::new(timeout));
         if progressed {
             silence.broken();
         }
         // The timer is not moved with every byte: when it fires it is set to what is left.
         while silence.timer.as_mut().poll(cx).is_ready() {
             if silence.last_progress + timeout <= Instant::now() {
-                // A slow reader may take longer than any time-out for what its kernel and ours
-                // hold, and a reset would throw that away.
-                let left = undelivered_bytes(self.client, self.upstream.as_ref());
-                let before = std::mem::replace(&mut silence.undelivered_bytes, left);
-                if left == 0 || left >= before {
+                // A reader that has paused may take longer than any time-out for what our kernel holds,
+                // and a reset would throw that away. TCP_USER_TIMEOUT bounds it.
+                if undelivered_bytes(self.client, self.upstream.as_ref()) == 0 {
                     self.reset_on_close();
                     return Poll::Ready(end);
                 }
@@ -416,11 +447,14 @@ impl<O: Observer> Future for Relay<'_, O> {
             relay.reset_on_close();
             return Poll::Ready(End::Reset);
         }
+        if relay.broken.is_some() {
+            return relay.poll_broken(cx);
+        }
         let mut progressed = false;
         loop {
             match ready!(relay.poll_data(cx)) {
                 Ok(moved) => progressed |= moved,
-                Err(end) => return Poll::Ready(end),
+                Err(end) => return relay.poll_end(cx, end),
             }
             relay.tell(cx);
             match relay.lend(cx, progressed) {
@@ -432,10 +466,10 @@ impl<O: Observer> Future for Relay<'_, O> {
         if relay.to_upstream.has_ended()
             && (relay.to_client.has_ended() || relay.upstream.is_none())
         {
-            return Poll::Ready(End::Finished);
+            return Poll::Ready(relay.farewell.given_up().map_or(End::Finished, End::GivenUp));
         }
         if relay.see_off(cx) {
-            return Poll::Ready(End::SeenOff);
+            return Poll::Ready(relay.farewell.given_up().map_or(End::SeenOff, End::GivenUp));
         }
         relay.poll_timeout(cx, progressed)
     }
@@ -445,13 +479,12 @@ impl Silence {
     fn new(timeout: Duration) -> Self {
         let last_progress = Instant::now();
         let timer = Box::pin(tokio::time::sleep_until(last_progress + timeout));
-        Silence { timer, last_progress, undelivered_bytes: usize::MAX }
+        Silence { timer, last_progress }
     }
 
     /// Something has moved.
     fn broken(&mut self) {
         self.last_progress = Instant::now();
-        self.undelivered_bytes = usize::MAX;
     }
 }
 

@@ -35,6 +35,7 @@ const DRAIN_STARTED: &str = "ebbtide_drain_started_timestamp_seconds";
 const DRAIN_DEADLINE: &str = "ebbtide_drain_deadline_timestamp_seconds";
 const DRAIN_DURATION: &str = "ebbtide_drain_duration_seconds";
 const FORCED_CLOSES: &str = "ebbtide_drain_forced_closes_total";
+const GIVEN_UP: &str = "ebbtide_clients_given_up_total";
 const REJECTED: &str = "ebbtide_drain_rejected_total";
 const LATE: &str = "ebbtide_drain_late_connections_total";
 const QUEUE_ABORTED: &str = "ebbtide_accept_queue_aborted_total";
@@ -50,9 +51,10 @@ const BUILD_INFO: &str = "ebbtide_build_info";
 
 /// Counters that stand at 0 from the start, value by value of their label: a rate over a series that
 /// first appears with its first event misses that event, which in a pod that ends is often the only one.
-const FROM_ZERO: [(&str, &str, &[&str]); 6] = [
+const FROM_ZERO: [(&str, &str, &[&str]); 7] = [
     (CONNECTIONS, "result", &["accepted", "excluded", "rejected"]),
     (GOAWAYS, "phase", &["first", "final"]),
+    (GIVEN_UP, "unfinished", &["head", "request"]),
     (REJECTED, "mode", &["http503", "reset"]),
     (ACCEPT_ERRORS, "reason", &["emfile", "enfile", "enobufs", "other"]),
     (UPSTREAM_LENT, "event", &["parked", "reused", "resent", "lost"]),
@@ -208,6 +210,11 @@ impl Metrics {
         counter!(FORCED_CLOSES, "class" => class, "reason" => reason).increment(1);
     }
 
+    /// A client did not go on with what it had begun.
+    pub fn client_given_up(&self, unfinished: &'static str) {
+        counter!(GIVEN_UP, "unfinished" => unfinished).increment(1);
+    }
+
     /// A connection came although the lame duck is over.
     pub fn late(&self) {
         self.late.increment(1);
@@ -347,6 +354,11 @@ fn describe() {
     describe_gauge!(DRAIN_DEADLINE, "When the drain force-closes what is left, 0 without one.");
     describe_histogram!(DRAIN_DURATION, "How long drains took, from trigger to Drained.");
     describe_counter!(FORCED_CLOSES, "Connections that a drain made leave, by class and how.");
+    describe_counter!(
+        GIVEN_UP,
+        "Connections that were closed because the client did not go on with a head or with a \
+         request that it had begun; not among the forced ones."
+    );
     describe_counter!(REJECTED, "Connections that a drain rejected, as far as the proxy saw them.");
     describe_counter!(LATE, "Connections that arrived after the lame duck was over.");
     describe_counter!(

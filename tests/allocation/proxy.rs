@@ -12,7 +12,7 @@ use ebbtide::connection::{
 use ebbtide::drain::{Drain, Schedule};
 use ebbtide::net::{Bound, ListenOptions, Upstream};
 use ebbtide::reactor::{self, Workers};
-use ebbtide::relay::{IdleClose, IdleTimeouts, Manners};
+use ebbtide::relay::{ClientTimeouts, IdleClose, IdleTimeouts, Manners};
 use ebbtide::telemetry::Metrics;
 use tokio::sync::oneshot;
 
@@ -117,6 +117,7 @@ fn listen(speaks: Speaks, upstream: SocketAddr) -> SocketAddr {
     let manners = Manners {
         idle_timeouts: IdleTimeouts { half_closed: 60 * second, open: Duration::ZERO },
         idle_close: IdleClose::After(2 * second),
+        client_timeouts: ClientTimeouts::default(),
         websocket_code: 1001,
         websocket_reason: String::new(),
     };

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::support::application::random_bytes;
-use crate::support::{Directory, Ebbtide, PATIENCE, application, connect};
+use crate::support::{Directory, Ebbtide, PATIENCE, application, connect, open_to_all};
 
 /// More than the kernel takes for a client that does not read.
 const STREAM_BYTES: usize = 24 * 1024 * 1024;
@@ -155,7 +155,7 @@ impl ToUnix {
         let directory = Directory::new();
         let path = directory.path().join("application.sock");
         let listener = UnixListener::bind(&path).expect("a listener");
-        crate::support::open_to_all(&path);
+        open_to_all(&path);
         let upstream = format!("unix:{}", path.display());
         let proxy = Ebbtide::proxy(&upstream, &["--protocol", "tcp", "--threads", "1"]);
         let addr = proxy.addr();

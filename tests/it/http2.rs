@@ -4,6 +4,8 @@ mod application;
 mod farewell;
 mod late;
 mod load;
+mod nghttpx;
+mod upgrade;
 
 use std::net::SocketAddr;
 

@@ -140,21 +140,54 @@ fn a_client_that_does_not_read_stops_the_application() {
     assert_eq!(received, sent);
 }
 
+/// The application has ended its side, and the client leaves its own open without a word.
 #[test]
 fn a_half_closed_connection_that_is_silent_is_ended() {
-    let (proxy, client, mut server) = pair(&["--half-closed-timeout", "300ms"]);
-    client.shutdown(Shutdown::Write).expect("ended");
-    expect_end(&mut server);
-    let mut client = client;
-    expect_reset(&mut client);
+    let (proxy, mut client, server) = pair(&["--half-closed-timeout", "300ms"]);
+    server.shutdown(Shutdown::Write).expect("ended");
+    expect_end(&mut client);
+    let mut server = server;
+    expect_reset(&mut server);
     assert_eq!(proxy.says("connection ended")["end"], "half_closed_timeout");
-    // The application learns it at its next word.
-    let error = loop {
-        if let Err(error) = server.write_all(b"x") {
-            break error;
-        }
-    };
-    assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
+}
+
+/// Guards: a client that sent its request and a FIN was reset when the answer took longer than the time-out.
+#[test]
+fn a_client_that_has_ended_its_side_gets_an_answer_that_takes_longer_than_the_timeout() {
+    for protocol in ["tcp", "auto", "http1"] {
+        let args = ["--half-closed-timeout", "200ms", "--protocol", protocol];
+        let (_proxy, mut client, mut server) = pair(&args);
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("sent");
+        client.shutdown(Shutdown::Write).expect("ended");
+        let mut request = Vec::new();
+        server.read_to_end(&mut request).expect("the request and its end");
+        // The application thinks for several time-outs.
+        std::thread::sleep(Duration::from_secs(1));
+        server.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").expect("sent");
+        drop(server);
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).expect("the answer and its end");
+        assert!(answer.ends_with(b"ok"), "{protocol}");
+    }
+}
+
+/// Guards: a download that its client had paused was reset although the application was done.
+#[test]
+fn a_download_that_the_client_pauses_for_longer_than_the_timeout_is_whole() {
+    for protocol in ["tcp", "auto"] {
+        let args = ["--half-closed-timeout", "200ms", "--protocol", protocol];
+        let (_proxy, mut client, mut server) = pair(&args);
+        let bytes = random_bytes(9, 1024 * 1024);
+        let sent = bytes.clone();
+        let application = std::thread::spawn(move || server.write_all(&sent));
+        client.read_exact(&mut [0; 1000]).expect("the beginning");
+        // The client reads nothing for several time-outs.
+        std::thread::sleep(Duration::from_secs(1));
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).expect("the rest and its end");
+        assert!(rest == bytes[1000..], "{protocol}: {} bytes", rest.len() + 1000);
+        application.join().expect("the application").expect("all was taken");
+    }
 }
 
 #[test]

@@ -42,6 +42,19 @@ impl Body {
         }
     }
 
+    /// Whether the next byte is one of an extension or a trailer, which say nothing either, and need
+    /// not end.
+    pub(super) fn is_in_filler(&self) -> bool {
+        use Place::{AfterSize, Extension, Trailer, TrailerLineFeed, TrailerStart};
+        match self {
+            Body::Chunked(chunked) => matches!(
+                chunked.place,
+                AfterSize | Extension | Trailer | TrailerLineFeed | TrailerStart
+            ),
+            Body::Length(_) | Body::UntilClose => false,
+        }
+    }
+
     /// Counts off bytes that said nothing.
     pub(super) fn skip(&mut self, bytes: u64) {
         if let Body::Length(left) = self {

@@ -24,6 +24,8 @@ impl Asked {
     pub(super) const UPGRADE: Asked = Asked(1 << 3);
     /// A 101 may follow which makes the connection a WebSocket.
     pub(super) const WEBSOCKET: Asked = Asked(1 << 4);
+    /// A 101 may follow which makes the connection one of HTTP/2.
+    pub(super) const HTTP2: Asked = Asked(1 << 5);
 
     pub(super) fn with(self, other: Asked) -> Asked {
         Asked(self.0 | other.0)
@@ -132,7 +134,7 @@ mod tests {
         /// However they come and go: what is asked first is answered first, and none is forgotten
         /// where the few become many.
         #[test]
-        fn the_oldest_comes_first(steps in prop::collection::vec((any::<bool>(), 0u8..32), 1..400)) {
+        fn the_oldest_comes_first(steps in prop::collection::vec((any::<bool>(), 0u8..64), 1..400)) {
             let mut outstanding = Outstanding::default();
             let mut expected = VecDeque::new();
             for (is_answer, asked) in steps {

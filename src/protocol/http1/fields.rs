@@ -44,9 +44,12 @@ pub(super) struct Fields<'head> {
     pub(super) user_agent: Option<&'head [u8]>,
     /// Who asks is known by the connection, not by the message.
     pub(super) authenticates_connection: bool,
+    /// A challenge has data: it goes on with what the client has sent on this connection.
+    pub(super) challenges_connection: bool,
     upgrade_option: bool,
     names_protocol: bool,
     names_websocket: bool,
+    names_http2: bool,
 }
 
 impl<'head> Fields<'head> {
@@ -67,14 +70,15 @@ impl<'head> Fields<'head> {
             7 if is(name, b"upgrade") => {
                 self.names_protocol = true;
                 self.names_websocket |= has_option(value, b"websocket");
+                self.names_http2 |= has_option(value, H2C);
             }
             10 if is(name, b"connection") => self.connection(value),
             10 if is(name, b"user-agent") => self.user_agent = Some(value),
             13 if is(name, b"authorization") => self.credentials(value),
             14 if is(name, b"content-length") => return self.content_length(value),
-            16 if is(name, b"www-authenticate") => self.credentials(value),
+            16 if is(name, b"www-authenticate") => self.challenge(value),
             17 if is(name, b"transfer-encoding") => return self.transfer_encoding(value),
-            18 if is(name, b"proxy-authenticate") => self.credentials(value),
+            18 if is(name, b"proxy-authenticate") => self.challenge(value),
             19 if is(name, b"proxy-authorization") => self.credentials(value),
             24 if is(name, b"sec-websocket-extensions") && !value.is_empty() => {
                 self.extensions = Extensions::Negotiated;
@@ -102,16 +106,27 @@ impl<'head> Fields<'head> {
         self.names_websocket && self.upgrade_option
     }
 
+    /// Whether one of those protocols is HTTP/2 without TLS.
+    pub(super) fn upgrades_to_http2(&self) -> bool {
+        self.names_http2 && self.upgrade_option
+    }
+
     /// Credentials, or the challenges for them.
     ///
     /// # Source
     /// RFC 4559 §6 (Negotiate); NTLM never had one, and does the same.
     fn credentials(&mut self, value: &[u8]) {
-        let scheme = |element: &[u8], name: &[u8]| {
-            element.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
-        };
         self.authenticates_connection |=
-            options(value).any(|element| scheme(element, b"ntlm") || scheme(element, b"negotiate"));
+            options(value).any(|element| connection_scheme(element).is_some());
+    }
+
+    /// A challenge. One without data only offers its scheme, and the client may begin elsewhere; one
+    /// with data is the middle of a handshake that this connection must see to its end.
+    fn challenge(&mut self, value: &[u8]) {
+        self.credentials(value);
+        self.challenges_connection |= options(value)
+            .filter_map(connection_scheme)
+            .any(|data| data.first() == Some(&b' ') && !data.trim_ascii().is_empty());
     }
 
     fn connection(&mut self, value: &[u8]) {
@@ -167,6 +182,18 @@ impl<'head> Fields<'head> {
         }
         Ok(())
     }
+}
+
+/// The protocol of RFC 7540 §3.2 that an Upgrade field names: HTTP/2 without TLS.
+pub(super) const H2C: &[u8] = b"h2c";
+
+/// What follows the name of a scheme that authenticates a connection.
+fn connection_scheme(element: &[u8]) -> Option<&[u8]> {
+    let after = |name: &[u8]| {
+        let (start, data) = element.split_at_checked(name.len())?;
+        start.eq_ignore_ascii_case(name).then_some(data)
+    };
+    after(b"ntlm").or_else(|| after(b"negotiate"))
 }
 
 /// Whether a token is this word of lower-case letters and hyphens, in any case: all of it at once,

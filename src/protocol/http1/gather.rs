@@ -115,7 +115,7 @@ where
 {
     let window = bytes.get(..HEAD_LIMIT_BYTES).unwrap_or(bytes);
     match (grammar.parse)(window) {
-        Ok(None) if !(grammar.is_plausible)(window) => Err(Surprise::UnknownProtocol),
+        Ok(None) if !(grammar.is_plausible)(window) => Err(Surprise::of_first_bytes(window)),
         Ok(None) if bytes.len() > HEAD_LIMIT_BYTES => Err(Surprise::HeadTooLong),
         Err(_) => settle(window, bytes.len(), grammar),
         found => found,
@@ -128,7 +128,7 @@ where
     Parse: Fn(&[u8]) -> Parsed<T>,
 {
     if !(grammar.is_plausible)(window) {
-        return Err(Surprise::UnknownProtocol);
+        return Err(Surprise::of_first_bytes(window));
     }
     let prefix = |end: usize| window.get(..end).unwrap_or(window);
     if let Some(end) = line_end(window) {

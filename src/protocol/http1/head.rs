@@ -21,7 +21,7 @@ use crate::protocol::websocket::Extensions;
 pub const FIELD_LIMIT: usize = 256;
 
 /// A method is a token; none that is registered has more than 17 letters (UPDATEREDIRECTREF).
-const METHOD_LIMIT_BYTES: usize = 32;
+pub(in crate::protocol) const METHOD_LIMIT_BYTES: usize = 32;
 
 /// The first line of the preface by which an HTTP/2 client begins.
 const HTTP2_PREFACE_LINE: &[u8] = b"PRI * HTTP/2.0\r\n";
@@ -47,6 +47,8 @@ pub(super) struct Response {
     pub(super) switch: Switch,
     /// It asks that the connection be authenticated.
     pub(super) authenticates_connection: bool,
+    /// It is one message of several that authenticate the connection, and another must follow here.
+    pub(super) challenges_connection: bool,
 }
 
 /// What the connection speaks after a response.
@@ -58,6 +60,8 @@ pub(super) enum Switch {
     Other,
     /// WebSocket, with what the handshake agreed on.
     WebSocket(Extensions),
+    /// HTTP/2, whose first stream the request was.
+    Http2,
 }
 
 /// A whole head and its length, or `None` when it goes on after these bytes.
@@ -110,6 +114,9 @@ fn asked(method: &str, fields: &Fields, version: Version) -> Asked {
         if fields.upgrades_to_websocket() {
             asked = asked.with(Asked::WEBSOCKET);
         }
+        if fields.upgrades_to_http2() {
+            asked = asked.with(Asked::HTTP2);
+        }
     }
     asked
 }
@@ -145,7 +152,15 @@ pub(super) fn response(bytes: &[u8], asked: Asked) -> Parsed<Response> {
         if switch == Switch::No { response_body(status, asked, &fields, version)? } else { None };
     let persists = fields.persists(version) && !matches!(body, Some(Body::UntilClose));
     let authenticates_connection = fields.authenticates_connection;
-    let head = Response { status, body, persists, switch, authenticates_connection };
+    let challenges_connection = matches!(status, 401 | 407) && fields.challenges_connection;
+    let head = Response {
+        status,
+        body,
+        persists,
+        switch,
+        authenticates_connection,
+        challenges_connection,
+    };
     Ok(Some((head, length)))
 }
 
@@ -155,6 +170,7 @@ fn switch(status: u16, asked: Asked, fields: &Fields) -> Result<Switch, Surprise
         101 if asked.has(Asked::WEBSOCKET) && fields.upgrades_to_websocket() => {
             Ok(Switch::WebSocket(fields.extensions))
         }
+        101 if asked.has(Asked::HTTP2) && fields.upgrades_to_http2() => Ok(Switch::Http2),
         101 => Ok(Switch::Other),
         200..=299 if asked.has(Asked::CONNECT) => Ok(Switch::Other), // 2
         0..=99 | 600.. => Err(Surprise::MalformedHead),

@@ -26,14 +26,14 @@ use std::sync::Arc;
 use self::body::Body;
 use self::exchange::Outstanding;
 use self::gather::Gather;
-use super::{Class, Direction, Events, Step, Surprise, Word, websocket};
+use super::{Class, Direction, Events, Step, Surprise, Unfinished, Word, http2, websocket};
 
 pub use self::exchange::OUTSTANDING_LIMIT;
 pub use self::farewell::service_unavailable;
 pub use self::forward::Forwarding;
 pub use self::gather::HEAD_LIMIT_BYTES;
 pub use self::head::FIELD_LIMIT;
-pub(super) use self::head::is_token;
+pub(super) use self::head::{METHOD_LIMIT_BYTES, is_token};
 pub use self::options::{DrainOptions, HealthChecks, Options};
 
 /// Responses that a drain lets pass without a farewell because more requests were waiting; after
@@ -59,12 +59,16 @@ pub struct Tracker {
     health: Health,
     /// The upstream connection has seen what only this client may go on with.
     is_bound: bool,
+    /// The last response was a challenge whose answer only this connection can take.
+    is_challenged: bool,
     events: Events,
 }
 
 #[derive(Debug)]
 enum Mode {
     Http,
+    /// HTTP/2 begins with the next byte of either side; see [`Tracker::take_http2`].
+    Http2,
     WebSocket(Box<websocket::Tracker>),
     Upgraded,
     Opaque(Surprise),
@@ -197,6 +201,7 @@ impl Tracker {
             is_committed: false,
             health: Health::NoRequest,
             is_bound: false,
+            is_challenged: false,
             events: Events::default(),
         }
     }
@@ -214,8 +219,8 @@ impl Tracker {
     /// Says what to do with the bytes that a direction has read and not yet sent.
     ///
     /// `bytes` begin where the last answer left off. While no drain is under way, and no request
-    /// head is to be edited, the answer is [`Step::Pass`] for all of them. For no bytes it is
-    /// [`Step::Hold`].
+    /// head is to be edited, the answer is [`Step::Pass`] for all of them, or for those up to where
+    /// HTTP/2 begins ([`Tracker::take_http2`]). For no bytes it is [`Step::Hold`].
     pub fn step(&mut self, direction: Direction, bytes: &[u8]) -> Step {
         if bytes.is_empty() {
             return Step::Hold;
@@ -241,7 +246,8 @@ impl Tracker {
                 {
                     Ok(self.refuse(rest, Before::of(passed)))
                 }
-                (Mode::Upgraded | Mode::Opaque(_), _) => break,
+                (Mode::Http2, _) if passed > 0 => return Step::Pass(passed),
+                (Mode::Http2 | Mode::Upgraded | Mode::Opaque(_), _) => break,
                 (Mode::WebSocket(tracker), _) if tracker.is_leaving() && passed > 0 => {
                     Ok(Took::Alone)
                 }
@@ -318,7 +324,9 @@ impl Tracker {
             Direction::FromClient => {
                 self.is_bound |= !self.is_reusable();
                 self.requests.gather.clear();
+                self.requests.has_return = false;
                 self.requests.reading = Reading::Ended;
+                self.is_challenged = false;
             }
             Direction::FromUpstream => {
                 if matches!(self.responses.reading, Reading::Body(Body::UntilClose)) {
@@ -336,11 +344,11 @@ impl Tracker {
     pub fn class(&self) -> Class {
         match &self.mode {
             Mode::Opaque(surprise) => Class::Opaque(*surprise),
-            Mode::Upgraded => Class::Upgraded,
+            Mode::Upgraded | Mode::Http2 => Class::Upgraded,
             Mode::WebSocket(tracker) => tracker.class(),
             Mode::Http if self.has_half_head() => Class::Http,
             Mode::Http if self.health == Health::AllChecks => Class::HealthCheck,
-            Mode::Http if self.is_in_flight() => Class::Http,
+            Mode::Http if self.is_in_flight() || self.is_in_handshake() => Class::Http,
             Mode::Http => Class::Idle,
         }
     }
@@ -350,10 +358,58 @@ impl Tracker {
     #[must_use]
     pub fn is_safe_point(&self) -> bool {
         match &self.mode {
-            Mode::Http => !self.has_half_head() && !self.is_in_flight() && self.is_whole(),
+            Mode::Http => {
+                !self.has_half_head()
+                    && !self.is_in_flight()
+                    && !self.is_in_handshake()
+                    && self.is_whole()
+            }
             Mode::WebSocket(tracker) => tracker.leave_done(),
-            Mode::Upgraded | Mode::Opaque(_) => false,
+            Mode::Upgraded | Mode::Http2 | Mode::Opaque(_) => false,
         }
+    }
+
+    /// Whether the application has answered everything that it was asked, although a request may not
+    /// have been sent to its end.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        matches!(self.mode, Mode::Http)
+            && self.outstanding.count() == 0
+            && !matches!(self.responses.reading, Reading::Body(_))
+    }
+
+    /// What the client has begun and not finished, if that is all that the connection is kept by.
+    #[must_use]
+    pub fn unfinished(&self) -> Option<Unfinished> {
+        if !matches!(self.mode, Mode::Http) || self.responses.gather.has_part() {
+            return None;
+        }
+        match (&self.requests.reading, &self.responses.reading, self.outstanding.count()) {
+            (Reading::Body(body), Reading::Head, 1) if body.is_in_filler() => {
+                Some(Unfinished::Filler)
+            }
+            (Reading::Body(_), Reading::Head, 1) => Some(Unfinished::Body),
+            (_, Reading::Head, 0) if self.has_half_head() || self.is_in_handshake() => {
+                Some(Unfinished::Head)
+            }
+            _ => None,
+        }
+    }
+
+    /// The tracker of the HTTP/2 that begins here, once the upstream has agreed to it. From then on it
+    /// is to be asked.
+    ///
+    /// # Source
+    /// RFC 7540 §3.2.
+    pub fn take_http2(&mut self) -> Option<Box<http2::Http2>> {
+        if !matches!(self.mode, Mode::Http2) {
+            return None;
+        }
+        let mut tracker = http2::Http2::upgraded(self.options.http2_ping);
+        if self.drain.is_some() {
+            tracker.begin_drain();
+        }
+        Some(Box::new(tracker))
     }
 
     /// Whether the upstream connection may serve another client from here on: it is allowed, no
@@ -435,7 +491,7 @@ impl Tracker {
     /// Shows the tracker bytes of the client that were passed on before it was chosen.
     pub(super) fn replay(&mut self, passed: &[u8]) {
         if !passed.is_empty()
-            && let Err(surprise) = self.take_request_head(passed)
+            && let Err(surprise) = self.take_request_start(passed)
         {
             self.surprise(surprise);
         }
@@ -455,7 +511,15 @@ impl Tracker {
 
     /// Whether a part of a head has been read in either direction.
     fn has_half_head(&self) -> bool {
-        self.requests.gather.has_part() || self.responses.gather.has_part()
+        self.requests.gather.has_part()
+            || self.responses.gather.has_part()
+            || self.requests.has_return
+    }
+
+    /// Whether the client's next message in an authentication of the connection is due, which no other
+    /// connection can take. Only a drain need know: nobody else ends a connection between two requests.
+    fn is_in_handshake(&self) -> bool {
+        self.is_challenged && self.drain.is_some() && self.ending == Ending::Open
     }
 
     /// Whether a request or a response is owed or being sent.

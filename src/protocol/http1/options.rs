@@ -12,6 +12,9 @@ pub struct Options {
     pub forwarding: Option<Forwarding>,
     /// Whether an upstream connection may serve several clients, one after the other.
     pub upstream_reuse: bool,
+    /// The payload of a farewell's PING on connections that become HTTP/2 by an Upgrade. Random bytes
+    /// keep it apart from every PING of the application.
+    pub http2_ping: [u8; 8],
 }
 
 /// Which requests are a balancer's or a kubelet's health checks.

@@ -1,7 +1,7 @@
 //! The client's direction: request heads and bodies, and what may follow them.
 
 use super::exchange::Asked;
-use super::forward::forwarding_head;
+use super::forward::{forwarding_head, without_http2};
 use super::gather::Grammar;
 use super::head::{self, Parsed, Request};
 use super::{Before, Ending, Health, Reading, Refused, Step, Surprise, Took, Tracker};
@@ -41,12 +41,36 @@ impl Tracker {
                 };
                 let head = bytes.get(..length).unwrap_or(bytes);
                 let edited = forwarding_head(head, self.client, forwarding);
+                if request.asked.has(Asked::HTTP2) {
+                    return self.decline_http2(&edited, length);
+                }
                 self.begin_request(&request)?;
                 self.requests.edited_bytes = length;
                 return Ok(Took::Step(Step::Insert(edited)));
             }
         }
         self.take_request_head(bytes).map(Took::Bytes)
+    }
+
+    /// Forwards a request without its offer of HTTP/2, whose streams would not name the client.
+    fn decline_http2(&mut self, head: &[u8], length: usize) -> Result<Took, Surprise> {
+        let edited = without_http2(head);
+        let health_checks = &self.options.health_checks;
+        let (request, _) = head::request(&edited, health_checks)?.ok_or(Surprise::MalformedHead)?;
+        self.begin_request(&request)?;
+        self.requests.edited_bytes = length;
+        Ok(Took::Step(Step::Insert(edited)))
+    }
+
+    /// Reads bytes that were passed on before this tracker was chosen: all of them are a part of an
+    /// empty line or of a request's first word.
+    pub(super) fn take_request_start(&mut self, bytes: &[u8]) -> Result<(), Surprise> {
+        if let Some(skipped) = self.skip_empty_line(bytes)? {
+            self.is_bound = true;
+            debug_assert_eq!(skipped, bytes.len());
+            return Ok(());
+        }
+        self.take_request_head(bytes).map(|_| ())
     }
 
     /// Reads on in a head that is passed on as it comes: how many of the bytes belong to it.

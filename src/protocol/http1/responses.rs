@@ -63,6 +63,11 @@ impl Tracker {
             return None;
         }
         let ends_anyway = !response.persists || asked.has(Asked::CLOSE);
+        if response.challenges_connection && !ends_anyway && self.patience > 1 {
+            // The handshake belongs to this connection: to close it is to fail it.
+            self.patience -= 1;
+            return None;
+        }
         let is_last = self.outstanding.count() == 1 && !self.requests.gather.has_part();
         if !is_last && !ends_anyway {
             self.patience = self.patience.saturating_sub(1);
@@ -104,6 +109,7 @@ impl Tracker {
         // What the upstream makes of a body behind its answer, nobody can say.
         let is_early = is_only && !self.requests.is_at_head();
         self.is_bound |= is_early || response.authenticates_connection;
+        self.is_challenged = response.challenges_connection;
         self.responses.status = response.status;
         match response.body {
             Some(body) => self.responses.reading = Reading::Body(body),
@@ -141,7 +147,8 @@ impl Tracker {
             Switch::WebSocket(extensions) => {
                 Mode::WebSocket(Box::new(websocket::Tracker::new(extensions)))
             }
-            _ => Mode::Upgraded,
+            Switch::Http2 => Mode::Http2,
+            Switch::No | Switch::Other => Mode::Upgraded,
         };
         Ok(())
     }

@@ -19,6 +19,8 @@ pub(super) enum Edit {
     TakeAnswer(Header),
     /// A frame that the application must not see.
     Refuse(Header),
+    /// A frame about a stream that the client has planned and never opened.
+    TakePlanned(Header),
     /// An application's GOAWAY that would raise the last stream; it is to name this one.
     Clamp(Header, [u8; GOAWAY_BYTES], u32),
 }
@@ -65,7 +67,7 @@ impl Http2 {
     }
 
     fn edit_from_client(&self, rest: &[u8]) -> Option<Edit> {
-        if !self.farewell.ping_is_out() && !self.farewell.is_said() {
+        if !self.farewell.is_told() {
             return None;
         }
         let Some(first) = rest.first_chunk() else {
@@ -74,6 +76,9 @@ impl Http2 {
         let header = Header::parse(first);
         if self.refusal.covers(&header) || self.opens_too_late(&header) {
             return Some(Edit::Refuse(header));
+        }
+        if self.is_about_planned(&header) {
+            return Some(Edit::TakePlanned(header));
         }
         let is_ack = header.kind == Kind::PING
             && header.has(ACK)
@@ -92,6 +97,21 @@ impl Http2 {
     fn opens_too_late(&self, header: &Header) -> bool {
         header.kind == Kind::HEADERS
             && self.farewell.is_said()
+            && header.stream > self.streams.highest()
+            && !header.stream.is_multiple_of(2)
+            && self.client.is_between_blocks()
+    }
+
+    /// Whether a frame gives up a stream that the client had planned and never opened, as some do when
+    /// they read a GOAWAY. The application knows neither the stream nor the GOAWAY, and would end the
+    /// connection for it.
+    ///
+    /// # Source
+    /// RFC 9113 §5.1 (what an idle stream may not receive); `nghttpx` sends RST_STREAM so.
+    fn is_about_planned(&self, header: &Header) -> bool {
+        let gives_up = header.kind == Kind::RST_STREAM || header.kind == Kind::WINDOW_UPDATE;
+        gives_up
+            && header.length_bytes == 4
             && header.stream > self.streams.highest()
             && !header.stream.is_multiple_of(2)
             && self.client.is_between_blocks()
@@ -134,6 +154,9 @@ impl Http2 {
             Edit::TakeOut => {}
             Edit::TakeAnswer(header) => {
                 self.farewell.answered();
+                self.client.enter_dropping(&header, header.frame_bytes(), Then::Nothing);
+            }
+            Edit::TakePlanned(header) => {
                 self.client.enter_dropping(&header, header.frame_bytes(), Then::Nothing);
             }
             Edit::Refuse(header) => {

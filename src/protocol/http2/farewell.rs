@@ -68,6 +68,11 @@ impl Farewell {
         self.wanted || self.stage != Stage::Unsaid
     }
 
+    /// Whether the client was sent a GOAWAY of ours, which the application does not know of.
+    pub(super) fn is_told(&self) -> bool {
+        self.stage != Stage::Unsaid
+    }
+
     /// Whether we have named a last stream, so that the application must not name a higher one.
     pub(super) fn is_said(&self) -> bool {
         self.stage == Stage::Final

@@ -82,6 +82,8 @@ pub struct Http2 {
     farewell: Farewell,
     /// It came while a drain was under way, and nothing is said before its first request.
     is_newcomer: bool,
+    /// The client's header block under way, if there is one, opens a stream.
+    is_opening: bool,
     refusal: Refusal,
 }
 
@@ -100,8 +102,21 @@ impl Http2 {
             streams: Streams::new(),
             farewell: Farewell::new(ping),
             is_newcomer: false,
+            is_opening: false,
             refusal: Refusal::default(),
         }
+    }
+
+    /// A connection that an HTTP/1.1 request and a 101 have made one: that request is stream 1, on
+    /// which the client sends nothing more.
+    ///
+    /// # Source
+    /// RFC 7540 §3.2.
+    #[must_use]
+    pub fn upgraded(ping: [u8; 8]) -> Self {
+        let mut tracker = Http2::new(ping);
+        tracker.streams.begin_upgraded();
+        tracker
     }
 
     /// What becomes of `bytes`, which are what the relay has not yet sent on. Not asked without any.
@@ -114,6 +129,11 @@ impl Http2 {
             self.watch(direction, bytes);
             Step::Pass(bytes.len())
         }
+    }
+
+    /// Whether a step may be anything but to pass what it was shown.
+    pub(super) fn may_edit(&self) -> bool {
+        self.farewell.is_awake()
     }
 
     /// A drain has begun: the client is told as soon as it may be.
@@ -174,7 +194,21 @@ impl Http2 {
     /// Whether the client has sent nothing yet: whoever it is, nothing is lost with it.
     #[must_use]
     pub fn is_unheard(&self) -> bool {
-        self.preface_bytes == 0
+        self.preface_bytes == 0 && self.streams.highest() == 0
+    }
+
+    /// Whether the client is within its preface, or within the header block of a request, and nothing
+    /// else is in flight: all that the connection waits for is the rest of that.
+    #[must_use]
+    pub fn has_half_head(&self) -> bool {
+        let is_in_preface = self.preface_bytes > 0 && (self.preface_bytes as usize) < PREFACE.len();
+        self.surprise.is_none()
+            && !self.client.ended
+            && match self.open_streams() {
+                0 => is_in_preface,
+                1 => self.is_opening && !self.client.is_between_blocks(),
+                _ => false,
+            }
     }
 
     /// How many streams are open; 0 once the connection is opaque.
@@ -210,6 +244,8 @@ impl Http2 {
             && self.farewell.is_awake()
             && !self.is_unheard()
             && self.streams.highest() == 0
+            // An application that has named stream 0 as the last one serves no request any more.
+            && !self.farewell.is_final(0)
     }
 
     /// Whether the first GOAWAY was sent and the final one waits for the client's answer: the relay

@@ -27,6 +27,11 @@ impl Streams {
         }
     }
 
+    /// The request that asked for HTTP/2 is stream 1, which the client has ended.
+    pub(super) fn begin_upgraded(&mut self) {
+        self.client.push(1, CLIENT_ENDED);
+    }
+
     pub(super) fn open(&self) -> u32 {
         self.client.live() + self.pushed.live()
     }

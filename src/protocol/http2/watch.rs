@@ -107,6 +107,10 @@ impl Http2 {
     #[inline(always)]
     fn begin_frame(&mut self, direction: Direction, header: &Header) -> Result<Then, Surprise> {
         let ends = self.cursor_mut(direction).check_order(header)?;
+        if direction == Direction::FromClient && header.kind != Kind::CONTINUATION {
+            let opens = header.stream > self.streams.highest();
+            self.is_opening = header.kind == Kind::HEADERS && opens;
+        }
         Ok(match header.kind {
             Kind::DATA | Kind::HEADERS => {
                 self.streams.go_on(direction, header)?;

@@ -14,7 +14,7 @@ use crate::support::h2::Server;
 use crate::support::tap::Tap;
 
 /// A proxy whose lame duck is longer than the test.
-fn lame_duck(upstream: SocketAddr, protocol: &str) -> Ebbtide {
+pub fn lame_duck(upstream: SocketAddr, protocol: &str) -> Ebbtide {
     let args = ["--protocol", protocol, "--drain-delay", "60s", "--quiet-period", "0"];
     Ebbtide::proxy(&upstream.to_string(), &args)
 }

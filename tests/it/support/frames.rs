@@ -122,11 +122,16 @@ impl Raw {
         raw
     }
 
-    fn over(stream: TcpStream) -> Self {
+    /// One that has sent its preface already.
+    pub fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
         stream.set_write_timeout(Some(PATIENCE)).expect("a time-out");
         stream.set_nodelay(true).expect("no delay");
         Raw { stream, read: Vec::new(), heard: Vec::new() }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.stream.local_addr().expect("its address")
     }
 
     pub fn send(&mut self, frame: &Frame) {

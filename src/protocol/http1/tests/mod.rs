@@ -2,6 +2,7 @@
 
 mod drain;
 mod framing;
+mod handshake;
 mod health;
 mod hyper;
 mod pipelining;
@@ -9,6 +10,8 @@ mod random;
 mod reuse;
 mod surprises;
 mod switching;
+mod unfinished;
+mod upgrade;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

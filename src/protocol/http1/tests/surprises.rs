@@ -21,7 +21,7 @@ fn response(fields: &str) -> String {
 
 #[test]
 fn what_is_no_http() {
-    assert_request(b"\x16\x03\x01\x02\x00", Surprise::UnknownProtocol);
+    assert_request(b"\x16\x03\x01\x02\x00", Surprise::Tls);
     assert_request(b"\x00", Surprise::UnknownProtocol);
     assert_request(" GET", Surprise::UnknownProtocol);
     assert_request("M".repeat(33), Surprise::UnknownProtocol);
