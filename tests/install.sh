@@ -5,19 +5,30 @@ cd "$(dirname "$0")/.."
 
 # Building: gcc, libc6-dev for the static glibc, xz-utils for the profile. Real peers: PostgreSQL, nginx (with its stream
 # module), HAProxy, curl, nghttp2, Node, Python, Chromium for the pages,
-# promtool for the alert rules. Namespaces, addresses and processes: util-linux, iproute2, procps, coreutils.
+# promtool for the alert rules. Namespaces, addresses and processes: util-linux, iproute2, procps, coreutils. strace makes
+# system calls fail.
 packages=(
   gcc libc6-dev xz-utils
   postgresql postgresql-client nginx libnginx-mod-stream haproxy curl
+<<<<<<< HEAD
+  nghttp2-client nghttp2-server nodejs python3 python3-venv chromium prometheus
+  util-linux mount iproute2 procps coreutils strace
+=======
   nghttp2-client nghttp2-server nghttp2-proxy nodejs python3 python3-venv chromium prometheus
   util-linux mount iproute2 procps coreutils
+>>>>>>> main
 )
 
 # What a package is wanted for. Where the command is there, however it came, the package is not missed.
 declare -A commands=(
   [gcc]=gcc [xz-utils]=xz [postgresql-client]=psql [nginx]=nginx [haproxy]=haproxy [curl]=curl
+<<<<<<< HEAD
+  [nghttp2-client]=h2load [nghttp2-server]=nghttpd [nodejs]=node [chromium]=chromium [prometheus]=promtool
+  [python3]=python3 [util-linux]=unshare [mount]=mount [iproute2]=ip [procps]=ps [coreutils]=chroot [strace]=strace
+=======
   [nghttp2-client]=h2load [nghttp2-server]=nghttpd [nghttp2-proxy]=nghttpx [nodejs]=node [chromium]=chromium [prometheus]=promtool
   [python3]=python3 [util-linux]=unshare [mount]=mount [iproute2]=ip [procps]=ps [coreutils]=chroot
+>>>>>>> main
 )
 
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"

@@ -17,6 +17,8 @@
 mod application;
 mod bench;
 mod chart;
+#[path = "../../tests/it/support/confine.rs"]
+mod confine;
 mod drain;
 mod floor;
 mod http;
@@ -34,6 +36,8 @@ mod process;
 mod publish;
 mod results;
 mod rounds;
+#[path = "../../tests/it/support/seccomp.rs"]
+mod seccomp;
 mod table;
 mod works;
 

@@ -4,12 +4,14 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use super::confine;
 use super::leave::Leave;
 use super::measure;
 use super::process::Process;
@@ -355,6 +357,8 @@ impl Peer {
         let directory = directory.join(self.name);
         let text = |error: io::Error| format!("{}: {error}", directory.display());
         fs::create_dir_all(&directory).map_err(text)?;
+        // It runs as another user, and writes there.
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).map_err(text)?;
         if matches!(self.program, Program::Ebbtide | Program::Other(_)) {
             // What another process of the same file has mapped too, one that a test has left behind, counts
             // by half in PSS: that is not to our credit.
@@ -364,7 +368,7 @@ impl Peer {
             }
             program = own;
         }
-        let mut command = Command::new(program);
+        let mut command = Command::new(confine::reachable(program.to_string_lossy().into_owned()));
         let [listen, admin] = [(); 2].map(|()| free_port());
         let file = self.configuration(mode)?;
         // Under its own name: some tell the format by its end.
@@ -395,6 +399,8 @@ impl Peer {
         }
         let more = if grace.is_some() { self.drain_arguments } else { &[] };
         command.args(self.arguments.iter().chain(more).map(|argument| fill(argument)));
+        // Some look for a configuration of their user.
+        command.env("HOME", &directory).env_remove("XDG_CONFIG_HOME");
         command.envs(self.environment.iter().copied()).current_dir(&directory);
         let log = directory.join("log");
         let began = Instant::now();

@@ -7,20 +7,31 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::confine::{Confined, Restrictions};
 use super::measure;
+
+/// As many descriptors as the works need that open thousands of connections.
+const DESCRIPTORS: u64 = 1 << 20;
 
 /// Killed when dropped.
 pub(super) struct Process {
     child: Child,
+    /// After the child: its control groups end with it.
+    _confined: Option<Confined>,
 }
 
 impl Process {
-    /// Starts a program on one core; what it says goes to a file.
+    /// Starts a program on one core, under the restrictions of a pod like Ebbtide's, whoever's program it
+    /// is; what it says goes to a file.
     pub(super) fn start(mut command: Command, core: usize, log: &Path) -> io::Result<Self> {
         let log = File::create(log)?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // A profile is written to where user 65532 may not write.
+        let confined = std::env::var_os("LLVM_PROFILE_FILE")
+            .is_none()
+            .then(|| Restrictions::of_a_pod().descriptors(DESCRIPTORS).apply(&mut command));
         let child = measure::on_core(core, || command.spawn())?;
-        Ok(Process { child })
+        Ok(Process { child, _confined: confined })
     }
 
     pub(super) fn cost(&self) -> Tree {

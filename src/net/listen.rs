@@ -110,6 +110,10 @@ impl Bound {
     /// When another process listens on the same port meanwhile.
     pub fn listen(self) -> Result<Listener, BindError> {
         let fail = |source| BindError { addr: self.addr, source };
+        // The kernel notes in the port's group when it last sent a SYN cookie, and refuses a cookie without
+        // that note. A group that a second listener formed later would know of none, and the cookies on
+        // their way would be refused. Behind bind(2), so that nobody else has the port already.
+        self.socket.set_reuse_port(true).map_err(fail)?;
         self.socket.listen(BACKLOG).map_err(fail)?;
         Ok(Listener { socket: self.socket, addr: self.addr, options: self.options })
     }
@@ -152,10 +156,9 @@ impl Listener {
     /// # Errors
     /// When the kernel does not let two sockets share the port.
     pub fn beside(&self) -> Result<Bound, BindError> {
-        let Listener { socket, addr, options } = self;
+        let Listener { addr, options, .. } = self;
         let bound = Bound::open(*addr, *options).and_then(|beside| {
-            // Both must agree. Only sockets of the same user can share a port so.
-            socket.set_reuse_port(true)?;
+            // The first one agrees since it listens. Only sockets of the same user can share a port so.
             beside.set_reuse_port(true)?;
             beside.bind(&(*addr).into())?;
             Ok(beside)

@@ -1,5 +1,7 @@
 //! New connections across the moment the listener closes: none is established and then lost.
 
+mod delayed;
+
 use std::io::Write;
 use std::net::{IpAddr, TcpStream};
 use std::process::Command;

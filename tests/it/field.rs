@@ -4,7 +4,7 @@
 //! and judges how soon the process was gone; `EBBTIDE_FIELD_DRAINS=10` makes it ten in a row. How many new
 //! connections came in each second is printed, not judged: the machine has a say in that.
 
-mod application;
+pub mod application;
 mod clients;
 mod comparison;
 
@@ -20,7 +20,9 @@ use crate::support::frames::{HIGHEST_STREAM, last_streams};
 use crate::support::h2::runtime;
 use crate::support::peers::Peer;
 use crate::support::tap::Tap;
-use crate::support::{Directory, Ebbtide, Finished, PATIENCE, free_port, is_full_form, written_at};
+use crate::support::{
+    Directory, Ebbtide, Finished, PATIENCE, Restrictions, free_port, is_full_form, written_at,
+};
 use clients::{Field, Tally};
 
 /// Two seconds, half more at most.
@@ -72,7 +74,9 @@ fn one_drain(drain: u32, application: SocketAddr) {
     let mut args = vec!["--config", &config, "--protocol", "auto"];
     args.extend(["--drain-delay", "1s", "--quiet-period", "0"]);
     args.extend(["--settled-for", "0", "--settle-period", "300ms"]);
-    let proxy = Ebbtide::proxy(&application.to_string(), &args);
+    // Of the 750 clients each takes two descriptors, and those that splice two more.
+    let roomy = Restrictions::of_a_pod().descriptors(20_000);
+    let proxy = Ebbtide::proxy_under(&roomy, &application.to_string(), &args);
     let [addr, grpc_addr] = proxy.addrs(2)[..] else { panic!("two listeners") };
     let (grpc_clients, _elsewhere) = grpc_load(&proxy, grpc_addr, &grpc_server);
     let tap = Tap::before(addr);

@@ -65,6 +65,8 @@ mod settled;
 mod signal;
 mod silence;
 mod silent;
+mod soak;
+mod syscalls;
 mod targets;
 mod transparency;
 mod unfinished;

@@ -35,8 +35,13 @@ pub fn start() -> SocketAddr {
 async fn serve(mut stream: TcpStream, http2: Application) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut first = [0; 4];
-    while stream.peek(&mut first).await? < first.len() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    loop {
+        match stream.peek(&mut first).await? {
+            // It has said nothing, and never will.
+            0 => return Ok(()),
+            4.. => break,
+            _ => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
     }
     match &first {
         b"PRI " => http2.serve(stream).await,

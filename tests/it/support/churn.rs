@@ -42,6 +42,8 @@ pub enum Outcome {
 #[derive(Clone, Debug)]
 pub struct Attempt {
     pub began: SystemTime,
+    /// Until the outcome was known.
+    pub took: Duration,
     pub outcome: Outcome,
 }
 
@@ -113,6 +115,11 @@ impl Churning {
         }
     }
 
+    /// Begins no more, and waits for nothing.
+    pub fn pause(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Begins no more, and waits until each has its outcome.
     pub fn stop(self) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
@@ -133,6 +140,13 @@ impl Tally {
         self.attempts.iter().filter(|attempt| lost(&attempt.outcome)).collect()
     }
 
+    /// The longest that somebody who was refused, or not heard, has waited for it.
+    pub fn longest_refusal(&self) -> Duration {
+        let in_vain = |outcome: &Outcome| matches!(outcome, Outcome::Refused | Outcome::Unheard);
+        let waits = self.attempts.iter().filter(|attempt| in_vain(&attempt.outcome));
+        waits.map(|attempt| attempt.took).max().unwrap_or_default()
+    }
+
     /// Connections that were begun at most `distance` before or after a moment.
     pub fn around(&self, moment: SystemTime, distance: Duration) -> usize {
         let near = moment - distance..moment + distance;
@@ -141,12 +155,17 @@ impl Tally {
 }
 
 async fn attempt(source: IpAddr, target: SocketAddr) -> Attempt {
-    let began = SystemTime::now();
+    let (began, start) = (SystemTime::now(), Instant::now());
+    let outcome = outcome(source, target).await;
+    Attempt { began, took: start.elapsed(), outcome }
+}
+
+async fn outcome(source: IpAddr, target: SocketAddr) -> Outcome {
     let stream = match timeout(CONNECT_PATIENCE, connect(source, target)).await {
-        Err(_) => return Attempt { began, outcome: Outcome::Unheard },
+        Err(_) => return Outcome::Unheard,
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            let outcome = match error.kind() {
+            return match error.kind() {
                 io::ErrorKind::ConnectionRefused => Outcome::Refused,
                 io::ErrorKind::TimedOut => Outcome::Unheard,
                 // Only an established connection can be reset.
@@ -155,15 +174,13 @@ async fn attempt(source: IpAddr, target: SocketAddr) -> Attempt {
                 }
                 _ => Outcome::Botched(error.to_string()),
             };
-            return Attempt { began, outcome };
         }
     };
-    let outcome = match timeout(PATIENCE, ask(stream)).await {
+    match timeout(PATIENCE, ask(stream)).await {
         Ok(Ok(())) => Outcome::Answered,
         Ok(Err(error)) => Outcome::Lost(error.to_string()),
         Err(_) => Outcome::Lost("no answer".to_owned()),
-    };
-    Attempt { began, outcome }
+    }
 }
 
 async fn connect(source: IpAddr, target: SocketAddr) -> io::Result<TcpStream> {

@@ -13,6 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::UNIX_EPOCH;
 
@@ -29,6 +30,9 @@ const DESCRIPTORS: u64 = 1024;
 const MEMORY: u64 = 256 << 20;
 /// A node's limit for a pod, of the smaller ones.
 const PIDS: u64 = 256;
+
+/// How the names of the tests' control groups begin.
+const GROUP: &str = "ebbtide-it-";
 
 /// What a process is held to.
 #[derive(Clone, Debug)]
@@ -219,9 +223,11 @@ fn load(filter: &[sock_filter]) -> io::Result<()> {
 /// version 1, one hierarchy each, or version 2, whose root has handed both controllers down.
 fn control_groups() -> Vec<PathBuf> {
     static COUNT: AtomicU32 = AtomicU32::new(0);
+    static SWEPT: Once = Once::new();
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let name = format!("ebbtide-it-{}-{count}", std::process::id());
+    let name = format!("{GROUP}{}-{count}", std::process::id());
     let root = Path::new("/sys/fs/cgroup");
+    SWEPT.call_once(|| ["", "memory", "pids"].iter().for_each(|below| sweep(&root.join(below))));
     let controllers = fs::read_to_string(root.join("cgroup.subtree_control")).unwrap_or_default();
     let limits = if ["memory", "pids"].iter().all(|it| controllers.contains(it)) {
         vec![(root.join(&name), [("memory.max", MEMORY), ("pids.max", PIDS)].to_vec())]
@@ -240,6 +246,18 @@ fn control_groups() -> Vec<PathBuf> {
         made.is_ok()
     });
     made.map(|(group, _)| group).collect()
+}
+
+/// Removes the groups of tests that were killed.
+fn sweep(root: &Path) {
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let id = name.to_str().and_then(|name| name.strip_prefix(GROUP)?.split('-').next());
+        if id.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
+            // Not empty: somebody is still in it.
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
 }
 
 fn open_entry(path: &Path) -> Option<File> {

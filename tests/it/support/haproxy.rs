@@ -46,8 +46,8 @@ impl Haproxy {
         let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let configuration = format!(
             "global
-               stats socket {at}/runtime mode 600 level admin
-               stats socket {at}/operator mode 600 level operator
+               stats socket {at}/runtime mode 666 level admin
+               stats socket {at}/operator mode 666 level operator
                maxconn 2000
              defaults
                mode {mode}

@@ -6,6 +6,7 @@ pub mod browser;
 pub mod churn;
 pub mod confine;
 pub mod crowd;
+pub mod delayed;
 pub mod directory;
 pub mod frames;
 pub mod h2;

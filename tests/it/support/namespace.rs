@@ -70,7 +70,8 @@ impl Drop for Namespace {
     }
 }
 
-fn shell(script: &str) {
+/// Runs a script that must succeed, in the namespaces of this thread.
+pub fn shell(script: &str) {
     let status = Command::new("sh").args(["-ec", script]).status().expect("a shell");
     assert!(status.success(), "{script}");
 }
