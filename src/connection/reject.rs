@@ -23,7 +23,7 @@ const MAX_SILENT: usize = 256;
 /// they have sent.
 const MAX_LINGERING: usize = 256;
 /// What a client may still send after its answer.
-const LINGER_BYTES: usize = 64 * 1024;
+const LINGER_BYTES: usize = 64 * 1024 * 1024;
 
 static SILENT: Mutex<VecDeque<oneshot::Sender<()>>> = Mutex::new(VecDeque::new());
 static LINGERING: AtomicUsize = AtomicUsize::new(0);
@@ -104,7 +104,7 @@ async fn asks(client: &Socket, speaks: Speaks) -> std::io::Result<bool> {
 /// Reads what the client still sends: closing a socket with unread bytes would reset it, and the
 /// reset could overtake the FIN.
 async fn read_to_end(client: &Socket) {
-    let mut buffer = [0; 1024];
+    let mut buffer = vec![0; 16 * 1024];
     let mut total = 0;
     while total < LINGER_BYTES {
         match std::future::poll_fn(|cx| client.poll_read(cx, &mut buffer)).await {

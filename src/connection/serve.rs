@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, info, warn};
 
@@ -88,6 +89,17 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
+    /// Whether epoll refused to watch one of the sockets: no connect fails with these.
+    fn is_unwatched(&self) -> bool {
+        match self {
+            Outcome::NoSocket(_) => true,
+            Outcome::NoUpstream(ConnectError::Other(_, error)) => {
+                matches!(Errno::from_io_error(error), Some(Errno::NOSPC | Errno::NOMEM))
+            }
+            _ => false,
+        }
+    }
+
     fn name(&self) -> &'static str {
         match self {
             Outcome::Relayed(End::Finished | End::AtRest | End::WantsUpstream) => "finished",
@@ -280,6 +292,9 @@ impl Serving {
         }
         match (outcome, forced) {
             (_, Some(_)) => line!(warn, "connection force-closed by the drain"),
+            (outcome, None) if outcome.is_unwatched() => {
+                line!(warn, "connection reset: the kernel watches no more sockets (epoll)");
+            }
             (Outcome::NoUpstream(_) | Outcome::NoSocket(_), None) => {
                 line!(warn, "connection reset: the application can't be reached");
             }

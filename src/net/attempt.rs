@@ -13,7 +13,7 @@ use super::company::Company;
 use super::connect::ConnectOptions;
 use super::connect_error::Failure;
 use super::race::{interleaved, race};
-use super::{Socket, Upstream, options, own};
+use super::{Socket, Upstream, optional, options, own};
 use crate::reactor::Assumed;
 
 /// Tries each address of the application once.
@@ -76,9 +76,9 @@ async fn connect_tcp(addr: SocketAddr, options: &ConnectOptions) -> io::Result<S
         own::remember(&socket, local);
     }
     // No keep-alive: the application is on this host, where a dead peer's kernel answers for it.
-    socket.options().set_tcp_nodelay(true)?;
+    optional::NO_DELAY.attempt(|| socket.options().set_tcp_nodelay(true));
     // Urgent data stays in its place among the other bytes, which is where the relay reads it.
-    socket.options().set_out_of_band_inline(true)?;
+    optional::URGENT_INLINE.attempt(|| socket.options().set_out_of_band_inline(true));
     Ok(socket)
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::options;
+use super::{optional, options};
 
 /// How many finished handshakes may wait to be accepted. The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -60,12 +60,14 @@ impl Bound {
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         // Accepted connections inherit what is set here, which saves the calls for each of them.
-        socket.set_tcp_nodelay(true)?;
-        options::set_keep_alive(&SockRef::from(&socket), options::SERVING)?;
+        optional::NO_DELAY.attempt(|| socket.set_tcp_nodelay(true));
+        let listener = SockRef::from(&socket);
+        optional::KEEP_ALIVE.attempt(|| options::set_keep_alive(&listener, options::SERVING));
         // Urgent data stays in its place among the other bytes, which is where the relay reads it.
-        socket.set_out_of_band_inline(true)?;
+        optional::URGENT_INLINE.attempt(|| socket.set_out_of_band_inline(true));
         if !options.user_timeout.is_zero() {
-            socket.set_tcp_user_timeout(Some(options.user_timeout))?;
+            let timeout = Some(options.user_timeout);
+            optional::USER_TIMEOUT.attempt(|| socket.set_tcp_user_timeout(timeout));
         }
         Ok(socket)
     }

@@ -8,6 +8,7 @@ mod connect;
 mod connect_error;
 pub mod handshakes;
 mod listen;
+pub mod optional;
 pub mod options;
 mod own;
 mod race;

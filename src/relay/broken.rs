@@ -36,8 +36,15 @@ pub(super) struct Broken {
     /// How the connection ends.
     end: Option<End>,
     delivery: Acknowledgement,
-    /// After everything is delivered: how long the receiver may take to end.
+    /// How long the broken side may take to say more; after everything is delivered, how long the receiver may
+    /// take to end.
     linger: Option<Pin<Box<Sleep>>>,
+}
+
+impl Broken {
+    fn linger(&mut self, period: Duration) -> Pin<&mut Sleep> {
+        self.linger.get_or_insert_with(|| Box::pin(tokio::time::sleep(period))).as_mut()
+    }
 }
 
 impl<O: Observer> Relay<'_, O> {
@@ -52,7 +59,9 @@ impl<O: Observer> Relay<'_, O> {
         self.flow(from.opposite()).discard();
         let (delivery, end, linger) = (Acknowledgement::new(), None, None);
         self.broken = Some(Box::new(Broken { from, is_aborted: false, end, delivery, linger }));
-        if is_aborted {
+        // On a shared upstream connection, bytes that came before this client's request was heard answer
+        // somebody else's.
+        if is_aborted || (from == Direction::FromUpstream && self.is_unheard()) {
             self.abort(from);
         }
         match (direction, failure) {
@@ -89,7 +98,8 @@ impl<O: Observer> Relay<'_, O> {
         let Some(broken) = &self.broken else { return Poll::Ready(Err(Undelivered)) };
         let from = broken.from;
         match self.poll_direction(cx, from) {
-            Ok(_) => {}
+            Ok(true) => self.clear_linger(),
+            Ok(false) => {}
             Err(Failure::Reading(_)) => self.abort(from),
             Err(Failure::Writing(_)) => return Poll::Ready(Err(Undelivered)),
         }
@@ -98,7 +108,14 @@ impl<O: Observer> Relay<'_, O> {
         }
         self.tell(cx);
         if !self.flow(from).has_ended() {
-            return Poll::Pending;
+            // A side that takes nothing more and does not end either has nothing more to say.
+            let is_pending = self.flow(from).is_pending();
+            let Some(broken) = self.broken.as_mut().filter(|_| !is_pending) else {
+                return Poll::Pending;
+            };
+            ready!(broken.linger(STAGED_CLOSE_PERIOD).poll(cx));
+            self.clear_linger();
+            self.abort(from);
         }
         let has_receiver_ended = self.flow(from.opposite()).has_ended();
         let receiver = match from {
@@ -113,9 +130,14 @@ impl<O: Observer> Relay<'_, O> {
             return Poll::Ready(Ok(()));
         }
         let period = if broken.is_aborted { ABORT_PERIOD } else { STAGED_CLOSE_PERIOD };
-        let sleep = || Box::pin(tokio::time::sleep(period));
-        ready!(broken.linger.get_or_insert_with(sleep).as_mut().poll(cx));
+        ready!(broken.linger(period).poll(cx));
         Poll::Ready(Err(Undelivered))
+    }
+
+    fn clear_linger(&mut self) {
+        if let Some(broken) = &mut self.broken {
+            broken.linger = None;
+        }
     }
 
     /// Nothing more can be read from the broken side. An answer that is whole ends with a FIN all the same,

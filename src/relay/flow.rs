@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use super::buffers::{Buffer, Size};
 use super::pipes::{PIPE_BYTES, Pipe};
-use crate::net::Socket;
+use crate::net::{Socket, optional};
 use crate::protocol::{Direction, Step, Tracker, Word};
 
 /// Bytes that one direction moves before it lets other connections have their turn.
@@ -328,13 +328,20 @@ impl Flow {
         mut pipe: Pipe,
         bytes: usize,
     ) -> Poll<Result<usize, Failure>> {
-        let read = ready!(pipe.poll_fill(cx, source, bytes)).map_err(Failure::Reading)?;
-        self.trust();
+        let read = match ready!(pipe.poll_fill(cx, source, bytes)) {
+            Ok(read) => read,
+            Err(error) if optional::is_refused(&error) => {
+                optional::SPLICE.refused(&error);
+                0
+            }
+            Err(error) => return Poll::Ready(Err(Failure::Reading(error))),
+        };
         if read == 0 {
-            self.source_ended = true;
-            self.end(tracker);
+            // The end, or a kernel that does not splice: a read tells.
+            self.load = Load::Burst;
             return Poll::Ready(Ok(0));
         }
+        self.trust();
         tracker.skip(self.direction, read as u64);
         self.load = Load::after(read);
         self.pending = Some(Pending::Piped(pipe));
@@ -444,10 +451,16 @@ impl Flow {
                 *start += place(written);
                 *start >= *end
             }
-            Some(Pending::Piped(pipe)) => {
-                ready!(pipe.poll_drain(cx, sink)).map_err(Failure::Writing)?;
-                pipe.is_empty()
-            }
+            Some(Pending::Piped(pipe)) => match ready!(pipe.poll_drain(cx, sink)) {
+                Ok(()) => pipe.is_empty(),
+                Err(error) if optional::is_refused(&error) => {
+                    optional::SPLICE.refused(&error);
+                    let bytes = pipe.take_out().map_err(Failure::Writing)?;
+                    self.put(Buffer::owned(bytes));
+                    return Poll::Ready(Ok(0));
+                }
+                Err(error) => return Poll::Ready(Err(Failure::Writing(error))),
+            },
         };
         if is_done {
             self.pending = match self.pending.take() {

@@ -229,6 +229,14 @@ impl<O: Observer> Relay<'_, O> {
             && tcp_progress(upstream).is_ok_and(|(_, bytes)| bytes == lending.acknowledged_bytes)
     }
 
+    /// Whether the application's kernel has heard nothing of this client's request on a connection that was
+    /// another client's.
+    pub(super) fn is_unheard(&self) -> bool {
+        let (Some(lending), Some(upstream)) = (&self.lending, &self.upstream) else { return false };
+        self.to_client.is_doubtful()
+            && tcp_progress(upstream).map_or(true, |(_, bytes)| bytes == lending.acknowledged_bytes)
+    }
+
     /// Ends a connection on which the application has said what is no answer to this client.
     pub(super) fn refuse_answer(&mut self) -> End {
         if let Some(lending) = &self.lending {

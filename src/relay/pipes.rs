@@ -6,9 +6,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
-use crate::net::Socket;
+use crate::net::{Socket, optional};
 
 /// What a pipe holds; smaller ones cost more a GiB than copying.
 ///
@@ -56,6 +57,9 @@ impl Pipe {
     /// An empty pipe, unless this worker has lent all that it may, or the system gives none of
     /// that size.
     pub(super) fn borrow() -> Option<Self> {
+        if optional::SPLICE.is_refused() {
+            return None;
+        }
         let ends = POOL.with_borrow_mut(|pool| {
             if let Some(ends) = pool.idle.pop() {
                 return Some(ends);
@@ -100,6 +104,26 @@ impl Pipe {
     }
 }
 
+impl Pipe {
+    /// What is held, copied, where the kernel does not splice it on.
+    pub(super) fn take_out(&mut self) -> io::Result<Vec<u8>> {
+        let Some(ends) = &self.ends else { return Ok(Vec::new()) };
+        let mut bytes = vec![0; self.held_bytes];
+        let mut filled = 0;
+        while let Some(room) = bytes.get_mut(filled..).filter(|room| !room.is_empty()) {
+            match rustix::io::read(&ends.read, room) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        bytes.truncate(filled);
+        self.held_bytes = 0;
+        Ok(bytes)
+    }
+}
+
 impl Drop for Pipe {
     fn drop(&mut self) {
         let ends = self.ends.take().filter(|_| self.held_bytes == 0);
@@ -115,7 +139,16 @@ impl Drop for Pipe {
 }
 
 fn open() -> Option<Ends> {
-    let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+    let (read, write) = match pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK) {
+        Ok(ends) => ends,
+        Err(error) => {
+            let error = io::Error::from(error);
+            if optional::is_refused(&error) {
+                optional::SPLICE.refused(&error);
+            }
+            return None;
+        }
+    };
     let granted = fcntl_setpipe_size(&write, PIPE_BYTES).ok()?;
     (granted >= PIPE_BYTES).then_some(Ends { read, write })
 }
