@@ -24,9 +24,10 @@ pub mod connection;
 pub mod controller;
 pub mod drain;
 pub mod net;
-pub mod protocol;
 pub mod reactor;
 pub mod relay;
 pub mod report;
 pub mod signal;
 pub mod telemetry;
+
+pub use ebbtide_protocol as protocol;
