@@ -17,7 +17,6 @@
 //! - [`signal`] and [`child`]: the signals we answer to; the application as our child.
 
 pub mod admin;
-pub mod api;
 pub mod child;
 pub mod command;
 pub mod connection;
@@ -30,4 +29,5 @@ pub mod report;
 pub mod signal;
 pub mod telemetry;
 
+pub use ebbtide_api as api;
 pub use ebbtide_protocol as protocol;

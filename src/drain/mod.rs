@@ -5,10 +5,9 @@
 
 mod clock;
 mod handle;
-mod phase;
 mod schedule;
 
 pub use clock::wall_clock;
 pub use handle::{Door, Drain, Guard, State, default_close_spread};
-pub use phase::{Phase, Trigger};
+pub use crate::api::phase::{Phase, Trigger};
 pub use schedule::{FORCE_CLOSE_PERIOD, Machine, Observed, Progress, Schedule};

@@ -1,3 +1,5 @@
+//! The phases of a drain and what may start one, as reports, logs and metrics name them.
+
 use std::fmt;
 
 /// Where the proxy is in the life of a drain.

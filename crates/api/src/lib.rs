@@ -3,5 +3,6 @@
 pub mod client;
 pub mod connections;
 mod number;
+pub mod phase;
 pub mod report;
 pub mod serve;

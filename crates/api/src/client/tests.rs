@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::api::serve::{Router, Running, Server, read_body, respond, segment};
+use crate::serve::{Router, Running, Server, read_body, respond, segment};
 
 fn server(router: Router) -> (Running, Client) {
     let running = Server::default()
