@@ -20,7 +20,6 @@ pub mod admin;
 pub mod child;
 pub mod command;
 pub mod connection;
-pub mod controller;
 pub mod drain;
 pub mod net;
 pub mod reactor;
@@ -30,4 +29,5 @@ pub mod signal;
 pub mod telemetry;
 
 pub use ebbtide_api as api;
+pub use ebbtide_controller as controller;
 pub use ebbtide_protocol as protocol;
