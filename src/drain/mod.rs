@@ -7,7 +7,7 @@ mod clock;
 mod handle;
 mod schedule;
 
+pub use crate::api::phase::{Phase, Trigger};
 pub use clock::wall_clock;
 pub use handle::{Door, Drain, Guard, State, default_close_spread};
-pub use crate::api::phase::{Phase, Trigger};
 pub use schedule::{FORCE_CLOSE_PERIOD, Machine, Observed, Progress, Schedule};

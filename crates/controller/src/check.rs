@@ -5,8 +5,8 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::Deserialize;
 
 use super::decide::Heard;
-use ebbtide_api::report::{Report, SCHEMA_VERSION};
 use ebbtide_api::phase::{Phase, Trigger};
+use ebbtide_api::report::{Report, SCHEMA_VERSION};
 
 /// No name in Kubernetes is longer than 253 characters.
 const MAX_NAME_BYTES: usize = 253;

@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use super::balancer::{Action, Applied, Effective, Error, Outcome};
-use ebbtide_api::report::{Answer, BalancerState, Directive};
 use ebbtide_api::phase::Phase;
+use ebbtide_api::report::{Answer, BalancerState, Directive};
 
 /// A target whose last report is younger than this is not lost, whatever its deadline: two of a
 /// draining proxy's heartbeats.

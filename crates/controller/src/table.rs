@@ -18,8 +18,8 @@ use super::decide::{Fleet, Stale, Standing, Target};
 use super::fall::Fall;
 use super::service::{Census, ServiceName, Share};
 use super::view::{TargetId, TargetView, Version};
-use ebbtide_api::report::{Answer, Report};
 use ebbtide_api::phase::Phase;
+use ebbtide_api::report::{Answer, Report};
 
 pub(super) use changes::{Change, Changes};
 pub(super) use orders::Concluded;

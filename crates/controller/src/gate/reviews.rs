@@ -21,8 +21,8 @@ use ring::digest::{SHA256, digest};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::timeout;
 
-use ebbtide_api::report::Identity;
 use crate::kubernetes::{self, Access};
+use ebbtide_api::report::Identity;
 
 /// How long a pod is believed: so long a token still counts that the cluster has revoked.
 const ACCEPTED_FOR: Duration = Duration::from_secs(60);

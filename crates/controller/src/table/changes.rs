@@ -29,12 +29,7 @@ pub(crate) enum Change {
 impl Table {
     /// What changed after `since`, oldest first and at most `max` of it; with none, or one that is not
     /// of this table or from before what it has forgotten, everything there is.
-    pub(crate) fn changes(
-        &self,
-        since: Option<Version>,
-        max: usize,
-        now: Instant,
-    ) -> Changes {
+    pub(crate) fn changes(&self, since: Option<Version>, max: usize, now: Instant) -> Changes {
         let told = |since: &Version| self.begun <= *since && *since <= self.version;
         let (since, complete) = match since.filter(|since| told(since) && self.is_told(*since)) {
             Some(since) => (since, true),

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 
 use super::{Entry, Table, member};
-use ebbtide_api::report::Report;
 use crate::balancer::{Action, Order, Outcome};
 use crate::view::TargetId;
+use ebbtide_api::report::Report;
 
 /// What a conclusion was about, for logs and metrics.
 #[derive(Debug)]
@@ -68,11 +68,7 @@ impl Table {
     }
 
     /// The orders to be given now, at most `max`; they count as given.
-    pub(crate) fn take_orders(
-        &mut self,
-        max: usize,
-        now: Instant,
-    ) -> Vec<(TargetId, Order)> {
+    pub(crate) fn take_orders(&mut self, max: usize, now: Instant) -> Vec<(TargetId, Order)> {
         self.ring(now);
         let mut orders = Vec::new();
         while orders.len() < max {

@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use super::Table;
-use ebbtide_api::report::Directive;
 use crate::decide::Heard;
 use crate::service::ServiceName;
 use crate::view::{TargetId, TargetView};
 use ebbtide_api::phase::Phase;
+use ebbtide_api::report::Directive;
 
 /// Why an operator's wish can't be fulfilled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use super::Elbv2;
 use super::credentials::Provider;
 use super::query::Service;
-use ebbtide_api::client::Client;
 use crate::balancer::ConfigError;
+use ebbtide_api::client::Client;
 
 /// The part of the configuration that describes target groups.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use super::query::{Form, Service};
-use ebbtide_api::client::{Call, Client, Reply};
 use crate::balancer::{Error, ErrorKind};
+use ebbtide_api::client::{Call, Client, Reply};
 
 /// Temporary credentials are renewed this long before they are over, so that a failure to do so can be
 /// tried again for a while.

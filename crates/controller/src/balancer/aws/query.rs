@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 
 use super::credentials::Credentials;
 use super::sign::{self, amz_date};
-use ebbtide_api::client::{self, Call, Client, Reply};
 use crate::balancer::signature::now;
 use crate::balancer::{Error, ErrorKind};
+use ebbtide_api::client::{self, Call, Client, Reply};
 
 /// One request: the services answer within a second, and a slow one is better asked anew.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);

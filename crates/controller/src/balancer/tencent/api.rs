@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::credentials::Source;
 use super::pace::Pace;
 use super::sign;
-use ebbtide_api::client::{self, Call, Client};
 use crate::balancer::signature::now;
 use crate::balancer::{Error, ErrorKind};
+use ebbtide_api::client::{self, Call, Client};
 
 /// The version of the API whose actions these are.
 const VERSION: &str = "2018-03-17";

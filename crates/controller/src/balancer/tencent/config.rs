@@ -13,8 +13,8 @@ use super::api::Api;
 use super::credentials::Source;
 use super::pace::Pace;
 use super::plan::Listener;
-use ebbtide_api::client::{self, Client};
 use crate::balancer::ConfigError;
+use ebbtide_api::client::{self, Client};
 
 /// The service allows twenty requests in a second to all users of an account: five are left to them.
 const REQUEST_INTERVAL: Duration = Duration::from_millis(1000 / 15);
