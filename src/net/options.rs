@@ -22,7 +22,7 @@ pub struct KeepAlive {
 /// While serving: a dead peer is found after two minutes.
 ///
 /// # Source
-/// features §5.1; without probes a half-closed or crashed client pins a drain (linkerd2#8033).
+/// docs/defaults.md; without probes a half-closed or crashed client pins a drain (linkerd2#8033).
 pub const SERVING: KeepAlive =
     KeepAlive { idle: Duration::from_secs(60), interval: Duration::from_secs(15), probes: 4 };
 
