@@ -41,10 +41,10 @@ test: needs check static
 	cargo bench --locked --profile dev --bench compare --bench controller --bench steps --bench tracker \
 	  -- --brief >/dev/null; \
 	if cargo nextest --version >/dev/null 2>&1; then \
-	  cargo test --locked --doc; \
-	  cargo nextest run --locked --no-fail-fast; \
+	  cargo test --locked --workspace --doc; \
+	  cargo nextest run --locked --workspace --no-fail-fast; \
 	else \
-	  cargo test --locked --no-fail-fast; \
+	  cargo test --locked --workspace --no-fail-fast; \
 	fi
 
 # Ebbtide beside other proxies: benches/README.md. For example COMPARE="--only tcp-echo --rounds 9", or
@@ -59,9 +59,9 @@ needs:
 
 # Format, lints and docs. Warnings are errors here and nowhere else.
 check:
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
 static: $(PROFILE)
 	RUSTFLAGS="$(STATIC_RUSTFLAGS) $(PROFILE_RUSTFLAGS)" \

@@ -17,16 +17,17 @@
 //! - [`signal`] and [`child`]: the signals we answer to; the application as our child.
 
 pub mod admin;
-pub mod api;
 pub mod child;
 pub mod command;
 pub mod connection;
-pub mod controller;
 pub mod drain;
 pub mod net;
-pub mod protocol;
 pub mod reactor;
 pub mod relay;
 pub mod report;
 pub mod signal;
 pub mod telemetry;
+
+pub use ebbtide_api as api;
+pub use ebbtide_controller as controller;
+pub use ebbtide_protocol as protocol;

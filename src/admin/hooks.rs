@@ -31,7 +31,7 @@ pub(super) fn routes(router: Router, view: &View) -> Router {
 
 /// Answers when the drain is over or its deadline has come, or when none begins in time: preStop
 /// also runs when a container is merely restarted. The kubelet may ask twice, break the
-/// connection, and looks at no status (kubelet.md); none of that touches the drain.
+/// connection, and looks at no status (docs/kubernetes.md); none of that touches the drain.
 async fn wait(view: &View) -> Response {
     let begun = tokio::time::timeout(view.promises.wait_for_drain, begun(&view.drain)).await;
     if begun.is_ok() {

@@ -16,7 +16,7 @@ use crate::api::serve::{Router, origin};
 /// What `/readyz` says once a drain has begun.
 ///
 /// # Source
-/// features §5.4: failing readiness takes the pod out of some balancers altogether, streams and all.
+/// docs/defaults.md: failing readiness takes the pod out of some balancers altogether, streams and all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReadinessOnDrain {

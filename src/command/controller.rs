@@ -17,9 +17,8 @@ use super::{Exit, Failure};
 use crate::api::client::{Client, ClientIdentity};
 use crate::controller::balancer::{self, Balancer, Log};
 use crate::controller::kubernetes::Access;
-use crate::controller::{Controller, Settings, Share};
+use crate::controller::{Controller, Fleet, Settings, Share};
 use crate::signal::{Chores, Signals};
-use crate::telemetry::Fleet;
 
 /// How long requests under way may take to end when the controller stops.
 const STOP_PERIOD: Duration = Duration::from_secs(2);

@@ -30,7 +30,7 @@ const SETTLE_PERIOD: Duration = Duration::from_millis(100);
 /// kubelet's floor (2 s), and our exit (3 s).
 ///
 /// # Source
-/// features §5.1; kubelet.md, rule 2.
+/// docs/defaults.md; docs/kubernetes.md, rules 1 and 2.
 const GRACE_MARGIN: Duration = Duration::from_secs(15);
 
 /// Descriptors that connections leave to the endpoints, the reports and the listeners.

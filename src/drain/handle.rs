@@ -350,7 +350,7 @@ impl Drop for Door {
 /// The last part of the time-out in which survivors are asked to leave, when nothing else is said.
 ///
 /// # Source
-/// features §5.1: the last 30 s or 10 % of the time-out, whichever is less (HAProxy's
+/// docs/defaults.md: the last 30 s or 10 % of the time-out, whichever is less (HAProxy's
 /// `close-spread-time`, gRPC A9's ±10 %).
 #[must_use]
 pub fn default_close_spread(timeout: Duration) -> Duration {

@@ -5,11 +5,12 @@
 
 mod clock;
 mod handle;
+mod not_undone;
 mod pace;
-mod phase;
 mod schedule;
 
+pub use crate::api::phase::{Phase, Trigger};
 pub use clock::wall_clock;
 pub use handle::{Door, Drain, Guard, State, default_close_spread};
-pub use phase::{NotUndone, Phase, Trigger};
+pub use not_undone::NotUndone;
 pub use schedule::{FORCE_CLOSE_PERIOD, Machine, Observed, Progress, Schedule};

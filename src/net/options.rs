@@ -31,7 +31,7 @@ impl KeepAlive {
 /// over: that option, if it is set, takes the place of the number of probes (tcp(7)).
 ///
 /// # Source
-/// features §5.1; without probes a half-closed or crashed client pins a drain (linkerd2#8033).
+/// docs/defaults.md; without probes a half-closed or crashed client pins a drain (linkerd2#8033).
 pub const SERVING: KeepAlive =
     KeepAlive { idle: Duration::from_secs(60), interval: Duration::from_secs(15), probes: 4 };
 

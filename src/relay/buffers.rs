@@ -8,7 +8,7 @@ const SMALL_BYTES: usize = 16 * 1024;
 /// For bulk: bytes moved per system call decide what a GiB costs.
 ///
 /// # Source
-/// peers.md, "The physical limit": 0.89 s/GiB with 16 KiB, 0.42 with 256 KiB.
+/// docs/defaults.md, bulk transfer: 0.89 s/GiB with 16 KiB, 0.42 with 256 KiB.
 const LARGE_BYTES: usize = 256 * 1024;
 
 /// Buffers of each size that a worker keeps for the next loan; more are freed when given back.

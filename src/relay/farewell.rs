@@ -19,13 +19,13 @@ pub(super) const STAGED_CLOSE_PERIOD: Duration = Duration::from_secs(2);
 /// How long the answers to a WebSocket's Close are awaited.
 ///
 /// # Source
-/// features §5.1.
+/// docs/defaults.md.
 const CLOSE_HANDSHAKE_PERIOD: Duration = Duration::from_secs(5);
 
 /// How long the client's answer to the PING behind the first GOAWAY is awaited.
 ///
 /// # Source
-/// grpc-go waits as long (features §3.2).
+/// grpc-go waits as long (docs/defaults.md).
 const PING_PERIOD: Duration = Duration::from_secs(5);
 
 /// How long the first request of an HTTP/2 client that came in a drain is awaited.

@@ -14,7 +14,7 @@ use crate::net::{Socket, optional};
 /// What a pipe holds; smaller ones cost more a GiB than copying.
 ///
 /// # Source
-/// peers.md, "The physical limit": 0.32 s/GiB with 1 MiB, 0.69 with 64 KiB, 0.42 copied. It is also
+/// docs/defaults.md, bulk transfer: 0.32 s/GiB with 1 MiB, 0.69 with 64 KiB, 0.42 copied. It is also
 /// what Linux grants anybody (pipe(7), pipe-max-size).
 pub(super) const PIPE_BYTES: usize = 1024 * 1024;
 

@@ -87,7 +87,7 @@ const FORCED_REASONS: [&str; 3] = ["asked", "closed", "reset"];
 
 /// From a probe to a day-long stream.
 const AGE_BUCKETS: [f64; 9] = [0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 3600.0, 14_400.0, 86_400.0];
-/// features §5.6.
+/// docs/defaults.md.
 const DRAIN_BUCKETS: [f64; 8] = [1.0, 5.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 7200.0];
 
 /// Between two foldings of the histograms, which keep every connection's age until then.

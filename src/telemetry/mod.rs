@@ -1,11 +1,9 @@
-//! Logs, and every metric's name, unit and help in one file.
+//! Logs, and every metric of the proxy with its name, unit and help.
 
-mod fleet;
 mod logs;
 mod metrics;
 mod requests;
 mod spool;
 
-pub use fleet::Fleet;
 pub use logs::{Log, LogFormat, init};
 pub use metrics::{Levels, Metrics};

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::Ebbtide;
 
 /// The application's stop, the kubelet's floor and our exit: what a drain leaves of the grace
-/// period (features §5.1).
+/// period (docs/defaults.md).
 const GRACE_MARGIN_SECONDS: u64 = 15;
 
 fn deploy() -> PathBuf {
@@ -206,7 +206,7 @@ fn a_drain_fits_into_the_grace_period() {
     });
 }
 
-/// Which hooks a shape needs is what kubelet.md was recorded for; see each file's head.
+/// Which hooks a shape needs follows from docs/kubernetes.md; see each file's head.
 #[test]
 fn each_shape_has_the_hooks_that_hold_it() {
     with_containers(|container| {

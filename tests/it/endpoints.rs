@@ -12,7 +12,7 @@ use crate::support::{
     expect_reset, http, open_to_all,
 };
 
-/// What a kubelet reads of a hook's answer (kubelet.md), with room to spare.
+/// What a kubelet reads of a hook's answer (docs/kubernetes.md), with room to spare.
 const HOOK_BODY_BYTES: usize = 8 * 1024;
 
 /// What Kubernetes keeps of a termination log.
@@ -277,7 +277,7 @@ fn families(text: &str) -> BTreeMap<String, Vec<(String, f64)>> {
     families
 }
 
-/// The families of features §5.6 that a proxy of opaque bytes has.
+/// The families that a proxy of opaque bytes has.
 const FAMILIES: [&str; 20] = [
     "ebbtide_accept_errors_total",
     "ebbtide_accept_paused_total",

@@ -332,7 +332,7 @@ fn the_build_gets_what_it_reads() {
     let text = fs::read_to_string(repository(".dockerignore")).expect("readable");
     let kept: Vec<_> = text.lines().filter_map(|line| line.strip_prefix('!')).collect();
     assert!(text.lines().any(|line| line == "*"), "target/ alone is gigabytes");
-    for needed in ["Cargo.toml", "Cargo.lock", "Makefile", "src"] {
+    for needed in ["Cargo.toml", "Cargo.lock", "Makefile", "src", "crates", "docs/openapi.yaml"] {
         assert!(kept.contains(&needed), "{needed}");
     }
     let manifest = fs::read_to_string(repository("Cargo.toml")).expect("readable");

@@ -1,0 +1,9 @@
+//! How our processes talk: the report, one serving helper, one client helper.
+
+pub mod client;
+pub mod connections;
+pub mod files;
+mod number;
+pub mod phase;
+pub mod report;
+pub mod serve;

@@ -1,8 +1,0 @@
-//! How our processes talk: the report, one serving helper, one client helper.
-
-pub mod client;
-pub mod connections;
-pub mod files;
-mod number;
-pub mod report;
-pub mod serve;
