@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 use super::listener::ListenerSettings;
 use super::observer::Watcher;
 use super::table::{Entry, Registered, Table};
+use crate::api::error_chain;
 use crate::drain::{Drain, Guard, Phase};
 use crate::net::{ConnectError, ConnectOptions, Socket, Upstream, connect, is_own};
 use crate::protocol::{Class, Direction, Tracker, Unfinished};
@@ -285,7 +286,7 @@ impl Serving {
                     from_client_bytes = from_client,
                     from_upstream_bytes = from_upstream,
                     forced,
-                    error,
+                    error = error.map(error_chain),
                     $message
                 )
             };

@@ -45,6 +45,17 @@ impl Optional {
         }
     }
 
+    /// Whether the caller does without the call after this error: for good if it is refused, this time if
+    /// the kernel has no memory for it.
+    #[must_use]
+    pub fn does_without(&self, error: &io::Error) -> bool {
+        if is_refused(error) {
+            self.refused(error);
+            return true;
+        }
+        matches!(Errno::from_io_error(error), Some(Errno::NOMEM | Errno::NOBUFS))
+    }
+
     /// Makes the call, unless it has been refused; a failure is not the caller's.
     pub fn attempt(&self, call: impl FnOnce() -> io::Result<()>) {
         if self.is_refused() {

@@ -3,7 +3,7 @@
 //! An application may answer early and close with a part of the request unread: its kernel then resets the
 //! connection, and our next write fails. What it sent before can still be read (Linux keeps the data that it
 //! received before a reset). So the relay reads it, passes it on with a FIN, and resets only when the client
-//! has acknowledged all of it and had time to end by itself. Meanwhile it reads and discards what the client
+//! has acknowledged all of it and had time to end by itself. A receiver that is owed nothing is reset at once. Meanwhile it reads and discards what the client
 //! still sends: closing a socket with unread bytes would send a reset, which can destroy the answer.
 //!
 //! # Source
@@ -20,6 +20,7 @@ use super::acknowledgement::Acknowledgement;
 use super::farewell::STAGED_CLOSE_PERIOD;
 use super::flow::{Failure, Flow};
 use super::pair::{End, Observer, Relay};
+use crate::net::{Socket, options};
 use crate::protocol::Direction;
 
 /// How long a receiver may take to read what it has before it is reset too. A client that is still sending
@@ -33,6 +34,9 @@ pub(super) struct Broken {
     from: Direction,
     /// Reading from the broken side has failed too: the receiver gets a reset instead of a FIN.
     is_aborted: bool,
+    /// The receiver had not acknowledged everything when the side broke, or got more after that.
+    is_owed: bool,
+    has_fin: bool,
     /// How the connection ends.
     end: Option<End>,
     delivery: Acknowledgement,
@@ -57,8 +61,19 @@ impl<O: Observer> Relay<'_, O> {
             Failure::Writing(_) => (direction.opposite(), false),
         };
         self.flow(from.opposite()).discard();
-        let (delivery, end, linger) = (Acknowledgement::new(), None, None);
-        self.broken = Some(Box::new(Broken { from, is_aborted: false, end, delivery, linger }));
+        self.flow(from).withhold_end();
+        let broken = Broken {
+            from,
+            is_aborted: false,
+            is_owed: self.receiver(from).is_some_and(|receiver| {
+                options::unacknowledged_bytes(receiver).unwrap_or_default() > 0
+            }),
+            has_fin: false,
+            end: None,
+            delivery: Acknowledgement::new(),
+            linger: None,
+        };
+        self.rare.get_or_insert_default().broken = Some(broken);
         // On a shared upstream connection, bytes that came before this client's request was heard answer
         // somebody else's.
         if is_aborted || (from == Direction::FromUpstream && self.is_unheard()) {
@@ -74,7 +89,7 @@ impl<O: Observer> Relay<'_, O> {
 
     /// Ends in this way; at once, if no side has broken.
     pub(super) fn poll_end(&mut self, cx: &mut Context<'_>, end: End) -> Poll<End> {
-        match &mut self.broken {
+        match self.rare.as_mut().and_then(|rare| rare.broken.as_mut()) {
             None => Poll::Ready(end),
             Some(broken) => {
                 broken.end = Some(end);
@@ -89,16 +104,19 @@ impl<O: Observer> Relay<'_, O> {
         if !is_orderly {
             self.reset_on_close();
         }
-        let end = self.broken.take().and_then(|broken| broken.end);
+        let end =
+            self.rare.as_mut().and_then(|rare| rare.broken.take()).and_then(|broken| broken.end);
         Poll::Ready(end.unwrap_or(End::Finished))
     }
 
     /// `Err` when the receiver is to be reset.
     fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Undelivered>> {
-        let Some(broken) = &self.broken else { return Poll::Ready(Err(Undelivered)) };
+        let Some(broken) = self.rare.as_ref().and_then(|rare| rare.broken.as_ref()) else {
+            return Poll::Ready(Err(Undelivered));
+        };
         let from = broken.from;
         match self.poll_direction(cx, from) {
-            Ok(true) => self.clear_linger(),
+            Ok(true) => self.has_moved(),
             Ok(false) => {}
             Err(Failure::Reading(_)) => self.abort(from),
             Err(Failure::Writing(_)) => return Poll::Ready(Err(Undelivered)),
@@ -110,33 +128,64 @@ impl<O: Observer> Relay<'_, O> {
         if !self.flow(from).has_ended() {
             // A side that takes nothing more and does not end either has nothing more to say.
             let is_pending = self.flow(from).is_pending();
-            let Some(broken) = self.broken.as_mut().filter(|_| !is_pending) else {
+            let broken = self.rare.as_mut().and_then(|rare| rare.broken.as_mut());
+            let Some(broken) = broken.filter(|_| !is_pending) else {
                 return Poll::Pending;
             };
             ready!(broken.linger(STAGED_CLOSE_PERIOD).poll(cx));
-            self.clear_linger();
+            broken.linger = None;
             self.abort(from);
         }
+        self.poll_delivered(cx, from)
+    }
+
+    /// Everything is with the receiver's kernel.
+    fn poll_delivered(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: Direction,
+    ) -> Poll<Result<(), Undelivered>> {
         let has_receiver_ended = self.flow(from.opposite()).has_ended();
+        let is_answered = from == Direction::FromUpstream && self.tracker.is_answered();
         let receiver = match from {
             Direction::FromClient => self.upstream.as_ref(),
             Direction::FromUpstream => Some(self.client),
         };
-        let (Some(broken), Some(receiver)) = (&mut self.broken, receiver) else {
+        let broken = self.rare.as_mut().and_then(|rare| rare.broken.as_mut());
+        let (Some(broken), Some(receiver)) = (broken, receiver) else {
             return Poll::Ready(Err(Undelivered));
         };
         ready!(broken.delivery.poll(cx, receiver));
+        if !broken.is_owed && !is_answered {
+            return Poll::Ready(Err(Undelivered));
+        }
+        if broken.is_aborted {
+            ready!(broken.linger(ABORT_PERIOD).poll(cx));
+            return Poll::Ready(Err(Undelivered));
+        }
+        if !std::mem::replace(&mut broken.has_fin, true) {
+            // A receiver that has failed meanwhile tells so at the next read.
+            let _ = receiver.shutdown_write();
+        }
         if has_receiver_ended {
             return Poll::Ready(Ok(()));
         }
-        let period = if broken.is_aborted { ABORT_PERIOD } else { STAGED_CLOSE_PERIOD };
-        ready!(broken.linger(period).poll(cx));
+        ready!(broken.linger(STAGED_CLOSE_PERIOD).poll(cx));
         Poll::Ready(Err(Undelivered))
     }
 
-    fn clear_linger(&mut self) {
-        if let Some(broken) = &mut self.broken {
+    /// The receiver got more.
+    fn has_moved(&mut self) {
+        if let Some(broken) = self.rare.as_mut().and_then(|rare| rare.broken.as_mut()) {
             broken.linger = None;
+            broken.is_owed = true;
+        }
+    }
+
+    fn receiver(&self, from: Direction) -> Option<&Socket> {
+        match from {
+            Direction::FromClient => self.upstream.as_ref(),
+            Direction::FromUpstream => Some(self.client),
         }
     }
 
@@ -147,7 +196,7 @@ impl<O: Observer> Relay<'_, O> {
             return self.flow(from).end_of_source();
         }
         self.flow(from).abort();
-        if let Some(broken) = &mut self.broken {
+        if let Some(broken) = self.rare.as_mut().and_then(|rare| rare.broken.as_mut()) {
             broken.is_aborted = true;
         }
     }

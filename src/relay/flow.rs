@@ -43,6 +43,8 @@ pub(super) enum Failure {
 enum Sink {
     /// They are sent on.
     Forward,
+    /// They are sent on, but the end is not: whoever has this direction decides how the receiver ends.
+    ForwardBytes,
     /// What is in flight is sent on, then a FIN; what comes later is thrown away.
     Closing,
     /// They are thrown away.
@@ -199,6 +201,13 @@ impl Flow {
         self.sink = Sink::Discard;
     }
 
+    /// Moves what there is, but not the end.
+    pub(super) fn withhold_end(&mut self) {
+        if self.sink == Sink::Forward {
+            self.sink = Sink::ForwardBytes;
+        }
+    }
+
     /// The source has broken after everything that it had to say: its end is passed on as a FIN.
     pub(super) fn end_of_source(&mut self) {
         self.source_ended = true;
@@ -305,7 +314,7 @@ impl Flow {
             Load::Messages => Load::Messages,
             _ => Load::after(read),
         };
-        if self.sink == Sink::Forward {
+        if matches!(self.sink, Sink::Forward | Sink::ForwardBytes) {
             self.show(tracker, buffer, read);
         }
         Poll::Ready(Ok(read))
@@ -313,7 +322,8 @@ impl Flow {
 
     /// How many of the next bytes may go through a pipe, if it is worth one.
     fn pipeable_bytes(&self, tracker: &Tracker) -> Option<usize> {
-        if self.sink != Sink::Forward || !self.held.is_empty() {
+        let forwards = matches!(self.sink, Sink::Forward | Sink::ForwardBytes);
+        if !forwards || !self.held.is_empty() {
             return None;
         }
         let unseen = usize::try_from(tracker.unseen_bytes(self.direction)).unwrap_or(usize::MAX);
@@ -330,10 +340,7 @@ impl Flow {
     ) -> Poll<Result<usize, Failure>> {
         let read = match ready!(pipe.poll_fill(cx, source, bytes)) {
             Ok(read) => read,
-            Err(error) if optional::is_refused(&error) => {
-                optional::SPLICE.refused(&error);
-                0
-            }
+            Err(error) if optional::SPLICE.does_without(&error) => 0,
             Err(error) => return Poll::Ready(Err(Failure::Reading(error))),
         };
         if read == 0 {
@@ -453,8 +460,7 @@ impl Flow {
             }
             Some(Pending::Piped(pipe)) => match ready!(pipe.poll_drain(cx, sink)) {
                 Ok(()) => pipe.is_empty(),
-                Err(error) if optional::is_refused(&error) => {
-                    optional::SPLICE.refused(&error);
+                Err(error) if optional::SPLICE.does_without(&error) => {
                     let bytes = pipe.take_out().map_err(Failure::Writing)?;
                     self.put(Buffer::owned(bytes));
                     return Poll::Ready(Ok(0));
@@ -484,7 +490,7 @@ impl Flow {
         let closing = std::mem::replace(&mut self.sink, Sink::Discard);
         let is_closed_next = turn.is_last && self.source_ended;
         let is_kept = self.direction == Direction::FromClient && tracker.is_reusable();
-        if closing != Sink::Discard
+        if !matches!(closing, Sink::Discard | Sink::ForwardBytes)
             && !is_closed_next
             && !is_kept
             && let Some(sink) = sink

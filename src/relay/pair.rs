@@ -105,12 +105,19 @@ pub struct Relay<'a, O> {
     has_drained: bool,
     farewell: Farewell,
     liveness: Liveness,
-    /// In a box, and only while a time-out applies; most connections never have one.
-    silence: Option<Box<Silence>>,
-    /// Only after a side has broken.
-    pub(super) broken: Option<Box<Broken>>,
+    /// In a box, because most connections never have any of it.
+    pub(super) rare: Option<Box<Rare>>,
     /// Present where upstream connections are lent.
     pub(super) lending: Option<Box<Lending>>,
+}
+
+/// What few connections need.
+#[derive(Default)]
+pub(super) struct Rare {
+    /// Only while a time-out applies.
+    silence: Option<Silence>,
+    /// Only after a side has broken.
+    pub(super) broken: Option<Broken>,
 }
 
 /// How long nothing has moved.
@@ -145,8 +152,7 @@ impl<'a, O: Observer> Relay<'a, O> {
             has_drained: false,
             farewell: Farewell::default(),
             liveness: Liveness::default(),
-            silence: None,
-            broken: None,
+            rare: None,
             lending: None,
         }
     }
@@ -420,7 +426,8 @@ impl<'a, O: Observer> Relay<'a, O> {
     /// Ends a connection that has been silent for too long.
     fn poll_timeout(&mut self, cx: &mut Context<'_>, progressed: bool) -> Poll<End> {
         let Some((timeout, end)) = self.timeout() else { return Poll::Pending };
-        let silence = self.silence.get_or_insert_with(|| Box::new(Silence::new(timeout)));
+        let rare = self.rare.get_or_insert_default();
+        let silence = rare.silence.get_or_insert_with(|| Silence::new(timeout));
         if progressed {
             silence.broken();
         }
@@ -451,7 +458,7 @@ impl<O: Observer> Future for Relay<'_, O> {
             relay.reset_on_close();
             return Poll::Ready(End::Reset);
         }
-        if relay.broken.is_some() {
+        if relay.rare.as_ref().is_some_and(|rare| rare.broken.is_some()) {
             return relay.poll_broken(cx);
         }
         let mut progressed = false;

@@ -1,6 +1,5 @@
 //! One report on its way, and what became of it.
 
-use std::error::Error as _;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -10,6 +9,7 @@ use super::attempt::Attempt;
 use super::pace::REQUEST_TIMEOUT;
 use super::token::TokenFile;
 use crate::api::client::{Call, Client, Error, Reply};
+use crate::api::error_chain;
 use crate::api::report::Answer;
 
 /// What became of one report.
@@ -87,7 +87,7 @@ fn judge(reply: Result<Reply, Error>) -> Outcome {
             attempt: Attempt::Unreadable,
             status: Some(status.as_u16()),
             answer: None,
-            error: chain(error),
+            error: error_chain(error),
         },
         Err(error) => Outcome {
             attempt: match &error {
@@ -98,7 +98,7 @@ fn judge(reply: Result<Reply, Error>) -> Outcome {
             },
             status: None,
             answer: None,
-            error: chain(&error),
+            error: error_chain(&error),
         },
     }
 }
@@ -112,7 +112,7 @@ fn stored(reply: &Reply) -> Outcome {
     };
     let (attempt, answer, error) = match answer {
         Ok(answer) => (Attempt::Ok, Some(answer), String::new()),
-        Err(error) => (Attempt::Unreadable, None, chain(&error)),
+        Err(error) => (Attempt::Unreadable, None, error_chain(&error)),
     };
     Outcome { attempt, status: Some(reply.status.as_u16()), answer, error }
 }
@@ -127,15 +127,4 @@ fn refusal(reply: &Reply) -> String {
         }
     };
     format!("status {}{hint}", reply.status)
-}
-
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

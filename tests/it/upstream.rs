@@ -11,8 +11,8 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::support::application::{listen, send_back};
 use crate::support::namespace::inside;
-use crate::support::process::program;
-use crate::support::{Directory, Ebbtide, connect, exchange, expect_reset, free_port};
+use crate::support::process::{Exception, program};
+use crate::support::{Directory, Ebbtide, connect, exchange, expect_reset, free_port, open_to_all};
 
 /// Longer than any test waits: whoever ends sooner does so for another reason.
 const PATIENT: [&str; 2] = ["--upstream-wait", "10m"];
@@ -71,7 +71,7 @@ fn the_next_address_of_a_name_is_tried_while_the_ones_before_are_silent() {
     );
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", &script]);
-    let proxy = Ebbtide::spawn(command);
+    let proxy = Ebbtide::spawn_with_privileges(Exception::EntersFirst, command);
     let mut client = connect(proxy.addr());
     client.set_read_timeout(Some(Duration::from_secs(30))).expect("a time-out");
     exchange(&mut client, b"reached");
@@ -115,6 +115,7 @@ fn the_full_queue_of_a_unix_socket_is_waited_for_and_named() {
     let path = directory.path().join("app.sock");
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
     socket.bind(&SockAddr::unix(&path).expect("a path")).expect("bound");
+    open_to_all(&path);
     socket.listen(0).expect("it listens");
     let mut queued = Vec::new();
     loop {

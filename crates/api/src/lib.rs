@@ -2,8 +2,11 @@
 
 pub mod client;
 pub mod connections;
+mod error_chain;
 pub mod files;
 mod number;
 pub mod phase;
 pub mod report;
 pub mod serve;
+
+pub use error_chain::error_chain;

@@ -10,8 +10,8 @@ use super::runs::Runs;
 pub use super::runs::{Run, Stale};
 pub use super::silence::Finding;
 use super::silence::Silence;
-use ebbtide_api::report::{Answer, BalancerError, BalancerState, Directive};
 use ebbtide_api::phase::Phase;
+use ebbtide_api::report::{Answer, BalancerError, BalancerState, Directive};
 
 /// A target whose last report is younger than this is not lost, whatever its deadline: two of a
 /// draining proxy's heartbeats.

@@ -44,7 +44,8 @@ fn an_idle_upgraded_client_is_told_in_two_phases_and_does_not_hold_the_drain() {
         let head = wire.head().expect("a 101");
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         wire.send(PREFACE);
-        let mut client = Raw::over(wire.into_stream());
+        let (stream, read) = wire.into_parts();
+        let mut client = Raw::behind(stream, read);
         client.send(&Frame::new(SETTINGS, 0, 0, &[]));
         assert_eq!(client.until_end_of(1), None);
         assert!(client.heard.iter().any(|frame| frame.kind == DATA && frame.payload == b"a file"));

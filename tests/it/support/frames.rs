@@ -124,10 +124,15 @@ impl Raw {
 
     /// One that has sent its preface already.
     pub fn over(stream: TcpStream) -> Self {
+        Raw::behind(stream, Vec::new())
+    }
+
+    /// The same, of which these bytes have been read.
+    pub fn behind(stream: TcpStream, read: Vec<u8>) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
         stream.set_write_timeout(Some(PATIENCE)).expect("a time-out");
         stream.set_nodelay(true).expect("no delay");
-        Raw { stream, read: Vec::new(), heard: Vec::new() }
+        Raw { stream, read, heard: Vec::new() }
     }
 
     pub fn addr(&self) -> SocketAddr {

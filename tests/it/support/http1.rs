@@ -72,7 +72,13 @@ impl Wire {
 
     /// The socket itself, of which nothing has been read.
     pub fn into_stream(self) -> TcpStream {
+        assert!(self.unread.is_empty(), "bytes have been read: into_parts");
         self.stream
+    }
+
+    /// The socket, and what was read of it behind the last head.
+    pub fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        (self.stream, self.unread)
     }
 
     pub fn addr(&self) -> SocketAddr {

@@ -60,7 +60,9 @@ const CONNECTING: &[(&str, &[&str], When, Fate, Naming)] = &[
 const WATCHING: &[(&str, &[&str], When, Fate, Naming)] = &[
     // The client's socket first, then the application's.
     ("epoll_ctl", &["ENOSPC", "ENOMEM"], Once, Ends, NOT_REACHED),
-    ("epoll_ctl", &["ENOSPC", "ENOMEM"], Nth(2), Ends, NOT_REACHED),
+    ("epoll_ctl", &["ENOSPC"], Nth(2), Ends, NOT_REACHED),
+    // The connect is tried again, as for any want of memory.
+    ("epoll_ctl", &["ENOMEM"], Nth(2), Served, Unsaid),
     ("epoll_pwait", &["EINTR"], EveryOther, Served, Unsaid),
 ];
 

@@ -5,6 +5,7 @@
 //! controller nor a second replica loses the former weight, and an order that comes twice finds what
 //! the first one did.
 
+use ebbtide_api::error_chain;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
@@ -284,8 +285,10 @@ async fn in_time<T>(
 
 fn classify(what: &str, error: &kube::Error) -> Trouble {
     let kube::Error::Api(status) = error else {
-        let message =
-            format!("{what}: {}; look whether the Kubernetes API can be reached", chain(error));
+        let message = format!(
+            "{what}: {}; look whether the Kubernetes API can be reached",
+            error_chain(error)
+        );
         return Trouble::Failed(Error::new(ErrorKind::Unreachable, message));
     };
     let (kind, advice) = match status.code {
@@ -304,18 +307,4 @@ fn classify(what: &str, error: &kube::Error) -> Trouble {
     let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
     failed.retry_after = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
     Trouble::Failed(failed)
-}
-
-/// What an error says, and what its causes say.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::{Entry, Table, member};
-use ebbtide_api::report::Identity;
 use crate::balancer::Member;
 use crate::decide::Finding;
 use crate::view::TargetId;
+use ebbtide_api::report::Identity;
 
 /// Until a pod that could not be asked is tried again while it reports.
 const GREETING_INTERVAL: Duration = Duration::from_secs(60);

@@ -42,6 +42,7 @@ pub use self::options::{DrainOptions, HealthChecks, Options};
 const PATIENCE: u8 = 32;
 
 /// The tracker of one HTTP/1 connection, and of the WebSocket or tunnel that it may become.
+#[expect(clippy::struct_excessive_bools, reason = "four facts, each of which stands alone")]
 #[derive(Debug)]
 pub struct Tracker {
     options: Arc<Options>,
@@ -372,11 +373,13 @@ impl Tracker {
         }
     }
 
-    /// Whether the application has answered everything that it was asked, although a request may not
-    /// have been sent to its end.
+    /// Whether the application has answered everything that it was asked, and something was; although a
+    /// request may not have been sent to its end.
     #[must_use]
     pub fn is_answered(&self) -> bool {
         matches!(self.mode, Mode::Http)
+            && self.responses.status != 0
+            && !self.has_half_head()
             && self.outstanding.count() == 0
             && !matches!(self.responses.reading, Reading::Body(_))
     }
