@@ -10,25 +10,15 @@ cd "$(dirname "$0")/.."
 packages=(
   gcc libc6-dev xz-utils
   postgresql postgresql-client nginx libnginx-mod-stream haproxy curl
-<<<<<<< HEAD
-  nghttp2-client nghttp2-server nodejs python3 python3-venv chromium prometheus
-  util-linux mount iproute2 procps coreutils strace
-=======
   nghttp2-client nghttp2-server nghttp2-proxy nodejs python3 python3-venv chromium prometheus
-  util-linux mount iproute2 procps coreutils
->>>>>>> main
+  util-linux mount iproute2 procps coreutils strace
 )
 
 # What a package is wanted for. Where the command is there, however it came, the package is not missed.
 declare -A commands=(
   [gcc]=gcc [xz-utils]=xz [postgresql-client]=psql [nginx]=nginx [haproxy]=haproxy [curl]=curl
-<<<<<<< HEAD
-  [nghttp2-client]=h2load [nghttp2-server]=nghttpd [nodejs]=node [chromium]=chromium [prometheus]=promtool
-  [python3]=python3 [util-linux]=unshare [mount]=mount [iproute2]=ip [procps]=ps [coreutils]=chroot [strace]=strace
-=======
   [nghttp2-client]=h2load [nghttp2-server]=nghttpd [nghttp2-proxy]=nghttpx [nodejs]=node [chromium]=chromium [prometheus]=promtool
-  [python3]=python3 [util-linux]=unshare [mount]=mount [iproute2]=ip [procps]=ps [coreutils]=chroot
->>>>>>> main
+  [python3]=python3 [util-linux]=unshare [mount]=mount [iproute2]=ip [procps]=ps [coreutils]=chroot [strace]=strace
 )
 
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
