@@ -13,7 +13,7 @@ use ebbtide::protocol::http1::DrainOptions;
 use ebbtide::protocol::{Class, Direction, Events, Tracker, Word};
 use ebbtide::reactor;
 use ebbtide::relay::{
-    ClientTimeouts, Control, IdleClose, IdleTimeouts, Lent, Manners, Observer, Relay,
+    ClientTimeouts, Control, IdleClose, IdleTimeouts, Lent, Observer, Relay, RelaySettings,
 };
 
 use super::step::{Question, Step};
@@ -199,7 +199,7 @@ impl Between for Relays {
         let relay = async move {
             let socket = |stream| Socket::new(OwnedFd::from(stream)).expect("a socket");
             let (client, upstream) = (socket(client), socket(upstream));
-            let manners = Manners {
+            let manners = RelaySettings {
                 idle_timeouts: IdleTimeouts::default(),
                 idle_close: IdleClose::Immediate,
                 client_timeouts: ClientTimeouts::default(),

@@ -27,7 +27,8 @@ use ebbtide::protocol::http1::{DrainOptions, Forwarding, Options};
 use ebbtide::protocol::{Class, Direction, Events, Surprise, Tracker, Word};
 use ebbtide::reactor;
 use ebbtide::relay::{
-    ClientTimeouts, Control, End, IdleClose, IdleTimeouts, Lent, Manners, Observer, Order, Relay,
+    ClientTimeouts, Control, End, IdleClose, IdleTimeouts, Lent, Observer, Order, Relay,
+    RelaySettings,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -68,7 +69,7 @@ struct Setting {
     buffer_bytes: Option<usize>,
     forwarding: Option<Forwarding>,
     drain_deadline: bool,
-    manners: Manners,
+    manners: RelaySettings,
 }
 
 impl Setting {
@@ -83,7 +84,7 @@ impl Setting {
             buffer_bytes: (kind & 4 == 0).then_some(SMALL_BYTES),
             forwarding: (kind & 0x18 == 0x18).then_some(Forwarding::Both),
             drain_deadline: manners & 8 != 0,
-            manners: Manners {
+            manners: RelaySettings {
                 idle_timeouts,
                 idle_close: match manners & 3 {
                     0 => IdleClose::Immediate,

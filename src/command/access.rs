@@ -47,7 +47,7 @@ pub(super) fn resolve(
     ] {
         if given != auths {
             let missing = if given { (flag, wanted) } else { (wanted, flag) };
-            return Err(format!("{} wants {} too", missing.0, missing.1));
+            return Err(format!("{} requires {}", missing.0, missing.1));
         }
     }
     for (option, is_given) in
@@ -88,7 +88,7 @@ fn tls(options: &Options) -> Result<Option<Tls>, String> {
             key: key.clone(),
             client_ca: options.client_ca.clone(),
         },
-        _ => return Err("--tls-cert and --tls-key want each other".to_owned()),
+        _ => return Err("--tls-cert and --tls-key must be given together".to_owned()),
     };
     Tls::open(files).map(Some).map_err(|error| error.to_string())
 }

@@ -239,7 +239,7 @@ impl Options {
             (Some(certificate), Some(key)) => {
                 Some(ClientIdentity { certificate: certificate.clone(), key: key.clone() })
             }
-            _ => return Err("--peer-cert and --peer-key want each other".to_owned()),
+            _ => return Err("--peer-cert and --peer-key must be given together".to_owned()),
         };
         let client = |url| {
             Client::with_identity(url, self.peer_ca.as_deref(), identity.as_ref())
@@ -316,7 +316,7 @@ impl Args {
 pub async fn run(args: Args) -> Result<Exit, Failure> {
     let settings = args.settings()?;
     if args.check_config {
-        println!("the configuration is good");
+        println!("configuration is valid");
         return Ok(Exit::Done);
     }
     let mut signals = Signals::new().map_err(Failure::unavailable)?;

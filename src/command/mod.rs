@@ -11,7 +11,6 @@ mod duration;
 mod exit;
 mod file;
 mod generate;
-mod legacy;
 mod options;
 mod port;
 mod proxy;
@@ -22,6 +21,7 @@ mod sidecar;
 mod standing;
 mod status;
 mod targets;
+mod undelivered;
 mod unset;
 mod upstream;
 

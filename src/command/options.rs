@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::duration::{Span, parse_grace_period};
 use crate::admin::ReadinessOnDrain;
-use crate::connection::{Budget, RejectMode, Speaks};
+use crate::connection::{Budget, ListenerProtocol, RejectMode};
 use crate::net::Upstream;
 use crate::protocol::Class;
 use crate::protocol::http1::Forwarding;
@@ -91,9 +91,9 @@ pub struct Options {
     #[serde(deserialize_with = "from_text")]
     pub upstream: Option<Upstream>,
 
-    /// What the bytes are; auto finds out from each connection's first ones [default: auto]
+    /// Protocol of this listener; auto detects it from each connection's first bytes [default: auto]
     #[arg(long, value_enum, env = "EBBTIDE_PROTOCOL", help_heading = "Data path")]
-    pub protocol: Option<Speaks>,
+    pub protocol: Option<ListenerProtocol>,
 
     /// Let a connection to the application serve one client after the other, and connect only when a
     /// client has sent something. Wants --protocol http1
@@ -297,7 +297,7 @@ pub struct Options {
     #[arg(long, value_enum, env = "EBBTIDE_IDLE_POLICY", help_heading = "HTTP")]
     pub idle_policy: Option<IdlePolicy>,
 
-    /// How long such a connection is left alone, half more or less [default: 2s]
+    /// How long an idle connection may stay open, half more or less [default: 2s]
     #[arg(long, value_name = "DURATION", env = "EBBTIDE_IDLE_CLOSE", help_heading = "HTTP")]
     pub idle_close: Option<Span>,
 
@@ -340,7 +340,7 @@ pub struct Options {
     pub health_check_path: Option<String>,
 
     /// Address of probes, metrics, hooks and the page: GET only. On :: it takes IPv4 too
-    /// [default: [::]:17701]
+    /// [default: port 17701 on every address]
     #[arg(long, value_name = "ADDR", env = "EBBTIDE_ADMIN", help_heading = "Endpoints")]
     pub admin: Option<SocketAddr>,
 
@@ -399,7 +399,7 @@ pub struct ListenerOptions {
     pub upstream: Option<Upstream>,
     /// What the bytes are.
     #[serde(default)]
-    pub protocol: Option<Speaks>,
+    pub protocol: Option<ListenerProtocol>,
     /// Whether connections to the application serve one client after the other.
     #[serde(default)]
     pub upstream_reuse: Option<bool>,

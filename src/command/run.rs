@@ -59,7 +59,7 @@ impl Args {
 pub async fn run(args: Args) -> Result<Exit, Failure> {
     let settings = args.settings()?;
     if args.proxy.is_check() {
-        println!("the configuration is good");
+        println!("configuration is valid");
         return Ok(Exit::Done);
     }
     let mut signals = Signals::new().map_err(Failure::unavailable)?;

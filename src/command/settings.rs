@@ -12,12 +12,12 @@ use super::options::{ForwardClient, IdlePolicy, ListenerOptions, Options};
 use super::upstream;
 use crate::admin::{self, ReadinessOnDrain};
 use crate::api::client::ClientIdentity;
-use crate::connection::{self, Budget, ListenerSettings, Speaks};
+use crate::connection::{self, Budget, ListenerProtocol, ListenerSettings};
 use crate::drain::{Schedule, default_close_spread};
 use crate::net::syn_filter::MAX_ADMITTED;
 use crate::net::{ListenOptions, Upstream};
 use crate::protocol::{http1, websocket};
-use crate::relay::{ClientTimeouts, IdleClose, IdleTimeouts, Manners};
+use crate::relay::{ClientTimeouts, IdleClose, IdleTimeouts, RelaySettings};
 use crate::report;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -248,16 +248,16 @@ fn forwarding(
     problems: &mut Vec<String>,
 ) {
     let is_asked = options.forward_client.unwrap_or_default() != ForwardClient::None;
-    let is_deaf = |speaks| matches!(speaks, Speaks::Tcp | Speaks::Http2);
+    let is_deaf = |speaks| matches!(speaks, ListenerProtocol::Tcp | ListenerProtocol::Http2);
     if is_asked && listeners.iter().all(|(.., listener)| is_deaf(listener.speaks)) {
         problems.push(
-            "--forward-client has no use where nothing reads HTTP/1: give --protocol http1"
+            "--forward-client has no effect, because no listener uses HTTP/1: give --protocol http1"
                 .to_owned(),
         );
     }
 }
 
-fn manners(options: &Options, problems: &mut Vec<String>) -> Manners {
+fn manners(options: &Options, problems: &mut Vec<String>) -> RelaySettings {
     let idle_close = options.idle_close.map_or(2 * SECOND, |span| span.0);
     let websocket_reason =
         options.websocket_reason.clone().unwrap_or_else(|| "server draining".to_owned());
@@ -268,7 +268,7 @@ fn manners(options: &Options, problems: &mut Vec<String>) -> Manners {
             websocket::REASON_LIMIT_BYTES
         ));
     }
-    Manners {
+    RelaySettings {
         idle_timeouts: IdleTimeouts {
             half_closed: options.half_closed_timeout.map_or(60 * SECOND, |span| span.0),
             open: options.idle_timeout.map_or(Duration::ZERO, |span| span.0),
@@ -438,7 +438,8 @@ fn reporting(options: &Options, problems: &mut Vec<String>) -> Option<report::Wi
         }
         (None, None) => None,
         _ => {
-            problems.push("--controller-cert and --controller-key want each other".to_owned());
+            problems
+                .push("--controller-cert and --controller-key must be given together".to_owned());
             None
         }
     };

@@ -10,10 +10,10 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tracing::{debug, info, warn};
 
 use super::exit::{Exit, Failure};
-use super::legacy::Legacy;
 use super::reach;
 use super::settings::{Settings, connections_within};
 use super::standing::Standing;
+use super::undelivered::Undelivered;
 use crate::admin::{self, History, View};
 use crate::api::report::{Answer, BalancerState, Directive};
 use crate::api::serve::{self, Running, Server};
@@ -319,7 +319,7 @@ impl Proxy {
         self.drain.trigger(Trigger::Signal);
         // The controller learns at once that nobody serves here, and no listener takes anybody in.
         self.drain.end();
-        Legacy::of(&self.serving.table).deliver(&self.drain, patience).await;
+        Undelivered::of(&self.serving.table).deliver(&self.drain, patience).await;
         self.serving.workers.turn().await;
         self.emptied().await;
         self.farewell().await;

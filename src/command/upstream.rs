@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use super::options::Options;
-use crate::connection::{ListenerSettings, Speaks};
+use crate::connection::{ListenerProtocol, ListenerSettings};
 use crate::net::{ConnectOptions, HalfClosed, ListenOptions, Upstream};
 
 type Listeners = [(SocketAddr, ListenOptions, ListenerSettings)];
@@ -25,15 +25,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A server that speaks first would wait for ever, and only TCP proves what was not heard.
 pub(super) fn reuse_problem(
     listen: SocketAddr,
-    speaks: Speaks,
+    speaks: ListenerProtocol,
     upstream: &Upstream,
 ) -> Option<String> {
     match (speaks, upstream) {
-        (Speaks::Http1, Upstream::Unix(_)) => Some(format!(
+        (ListenerProtocol::Http1, Upstream::Unix(_)) => Some(format!(
             "--upstream-reuse wants TCP to the application, and that of listener {listen} is \
              {upstream}: give --upstream 127.0.0.1:PORT, or leave --upstream-reuse out"
         )),
-        (Speaks::Http1, _) => None,
+        (ListenerProtocol::Http1, _) => None,
         _ => Some(format!(
             "--upstream-reuse wants to know that clients speak HTTP/1, and first: give --protocol \
              http1 for listener {listen}, or leave --upstream-reuse out there"

@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use super::closing;
-use super::policy::{RejectMode, Speaks};
+use super::policy::{ListenerProtocol, RejectMode};
 use super::serve::{Connection, Serving};
 use super::status::{ListenerState, ListenerStatus};
 use crate::drain::{Door, Phase, State};
@@ -24,7 +24,7 @@ pub struct ListenerSettings {
     /// Where its connections go.
     pub upstream: Arc<Upstream>,
     /// What they speak.
-    pub speaks: Speaks,
+    pub speaks: ListenerProtocol,
     /// What is looked for in HTTP/1.
     pub http1: Arc<Http1Options>,
     /// What happens to new connections once the lame duck is over.
@@ -148,7 +148,7 @@ impl Listening {
                 _ = self.states.changed() => return Ended::PhaseChanged,
                 accepted = accepted => accepted,
             };
-            // Silence by the poller's word; the queue itself has the last one.
+            // The poller saw nothing; check the accept queue itself before believing it.
             let accepted = accepted.or_else(|| self.listener.try_accept().transpose());
             match accepted {
                 None => return Ended::QueueEmpty,
@@ -158,7 +158,7 @@ impl Listening {
         }
     }
 
-    /// Leave to open one more connection. None is needed when nobody has come for `settle_period`.
+    /// A permit to open one more connection. None is needed when nobody has come for `settle_period`.
     pub(super) async fn permit(
         &mut self,
         mut settle_period: Option<Duration>,

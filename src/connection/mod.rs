@@ -14,7 +14,7 @@ mod table;
 pub use closing::{Budget, see_out};
 pub use lending::empty_parking;
 pub use listener::{ListenerSettings, Listening};
-pub use policy::{RejectMode, Speaks};
+pub use policy::{ListenerProtocol, RejectMode};
 pub use serve::{Serving, Settings};
 pub use status::{ListenerState, ListenerStatus};
 pub use table::{Census, ConnectionId, Entry, Table};

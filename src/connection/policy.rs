@@ -40,7 +40,7 @@ impl RejectMode {
 /// What a listener's connections speak.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Speaks {
+pub enum ListenerProtocol {
     /// Opaque bytes: a connection is busy until either side closes.
     Tcp,
     /// Told from the first bytes of each connection.
@@ -52,15 +52,15 @@ pub enum Speaks {
     Http2,
 }
 
-impl Speaks {
+impl ListenerProtocol {
     /// A tracker for one connection.
     pub(super) fn tracker(self, options: &Arc<Http1Options>, client: IpAddr) -> Tracker {
         let ping = || fastrand::u64(..).to_be_bytes();
         match self {
-            Speaks::Tcp => Tracker::Tcp,
-            Speaks::Auto => Tracker::auto(Arc::clone(options), client, ping()),
-            Speaks::Http1 => Tracker::http1(Arc::clone(options), client),
-            Speaks::Http2 => Tracker::http2(ping()),
+            ListenerProtocol::Tcp => Tracker::Tcp,
+            ListenerProtocol::Auto => Tracker::auto(Arc::clone(options), client, ping()),
+            ListenerProtocol::Http1 => Tracker::http1(Arc::clone(options), client),
+            ListenerProtocol::Http2 => Tracker::http2(ping()),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::policy::{RejectMode, Speaks};
+use super::policy::{ListenerProtocol, RejectMode};
 use crate::net::{Accepted, Socket};
 use crate::protocol::detect::Detector;
 use crate::protocol::http1;
@@ -32,7 +32,7 @@ static LINGERING: AtomicUsize = AtomicUsize::new(0);
 const RETRY_AFTER_SECONDS: u64 = 1;
 
 /// Sends a client away as the mode says.
-pub(super) fn turn_away(accepted: Accepted, mode: RejectMode, speaks: Speaks) {
+pub(super) fn turn_away(accepted: Accepted, mode: RejectMode, speaks: ListenerProtocol) {
     // A socket that can't be watched is closed, which sends it away too.
     let Ok(client) = Socket::new(accepted.fd) else { return };
     if mode != RejectMode::Http503 {
@@ -70,7 +70,7 @@ fn wait_in_line() -> oneshot::Receiver<()> {
 }
 
 /// Answers the first request of a client that speaks HTTP/1 with 503.
-async fn answer(client: &Socket, speaks: Speaks) -> std::io::Result<()> {
+async fn answer(client: &Socket, speaks: ListenerProtocol) -> std::io::Result<()> {
     if !asks(client, speaks).await? {
         return Ok(());
     }
@@ -83,10 +83,10 @@ async fn answer(client: &Socket, speaks: Speaks) -> std::io::Result<()> {
 }
 
 /// Whether a client asks for something in HTTP/1, as far as its first word tells.
-async fn asks(client: &Socket, speaks: Speaks) -> std::io::Result<bool> {
+async fn asks(client: &Socket, speaks: ListenerProtocol) -> std::io::Result<bool> {
     let mut buffer = [0; 1024];
     let mut detector = Detector::default();
-    if !matches!(speaks, Speaks::Auto | Speaks::Http1) {
+    if !matches!(speaks, ListenerProtocol::Auto | ListenerProtocol::Http1) {
         return Ok(false);
     }
     loop {

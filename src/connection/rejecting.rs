@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
 use super::listener::{Ended, Listening, contains};
-use super::policy::{RejectMode, Speaks};
+use super::policy::{ListenerProtocol, RejectMode};
 use super::reject;
 use super::serve::Serving;
 use super::status::{ListenerState, ListenerStatus};
@@ -40,6 +40,7 @@ impl Listening {
     /// work when the drain is undone.
     pub(super) async fn refuse(mut self) -> Self {
         if self.cookies_are_in_use() && self.finish_cookies().await == Ended::PhaseChanged {
+            self.filtered(SynFilter::Off);
             return self;
         }
         let filter = match syn_filter::refuse(&self.listener) {
@@ -287,7 +288,7 @@ async fn reset_all(dropper: &mut SynDropper, status: &ListenerStatus) {
         match dropper.accept().await {
             Ok(accepted) => {
                 backoff.reset();
-                reject::turn_away(accepted, RejectMode::Reset, Speaks::Tcp);
+                reject::turn_away(accepted, RejectMode::Reset, ListenerProtocol::Tcp);
             }
             Err(error) => {
                 warn!(

@@ -16,7 +16,7 @@ use crate::drain::{Drain, Guard, Phase};
 use crate::net::{ConnectError, ConnectOptions, Socket, Upstream, connect, is_own};
 use crate::protocol::{Class, Direction, Tracker, Unfinished};
 use crate::reactor::Workers;
-use crate::relay::{Acknowledgement, End, Manners, Order, Relay};
+use crate::relay::{Acknowledgement, End, Order, Relay, RelaySettings};
 use crate::telemetry::Metrics;
 
 /// How connections are treated.
@@ -27,7 +27,7 @@ pub struct Settings {
     /// How long an upstream connection is silent before it serves another client.
     pub upstream_rest: Duration,
     /// What a connection is granted and told.
-    pub manners: Manners,
+    pub manners: RelaySettings,
     /// Whether the last response of a drain says when its deadline is.
     pub drain_deadline_header: bool,
 }

@@ -115,7 +115,7 @@ impl Bound {
         // The kernel notes in the port's group when it last sent a SYN cookie, and refuses a cookie without
         // that note. A group that a second listener formed later would know of none, and the cookies on
         // their way would be refused. Behind bind(2), so that nobody else has the port already.
-        self.socket.set_reuse_port(true).map_err(fail)?;
+        optional::REUSE_PORT.attempt(|| self.socket.set_reuse_port(true));
         self.socket.listen(BACKLOG).map_err(fail)?;
         Ok(Listener { socket: self.socket, addr: self.addr, options: self.options })
     }

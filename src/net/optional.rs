@@ -23,6 +23,11 @@ pub static KEEP_ALIVE: Optional = Optional::new("SO_KEEPALIVE", "dead peers are 
 /// `TCP_USER_TIMEOUT`.
 pub static USER_TIMEOUT: Optional =
     Optional::new("TCP_USER_TIMEOUT", "unacknowledged bytes are kept as long as the kernel likes");
+/// `SO_REUSEPORT`.
+pub static REUSE_PORT: Optional = Optional::new(
+    "SO_REUSEPORT",
+    "an undrain waits until the listener is emptied, and --admit and drop reset newcomers",
+);
 /// `SO_OOBINLINE`.
 pub static URGENT_INLINE: Optional = Optional::new("SO_OOBINLINE", "urgent bytes are lost");
 

@@ -30,7 +30,7 @@ pub enum Order {
     Reset = 5,
 }
 
-/// The orders that a relay was registered behind.
+/// Value of the order word when the waker was last registered.
 #[derive(Debug)]
 pub(super) struct Heard(u32);
 

@@ -24,5 +24,5 @@ pub use acknowledgement::Acknowledgement;
 pub use control::{Control, Order};
 pub use farewell::IdleClose;
 pub use lending::Lent;
-pub use pair::{End, IdleTimeouts, Manners, Observer, Relay};
+pub use pair::{End, IdleTimeouts, Observer, Relay, RelaySettings};
 pub use unfinished::ClientTimeouts;

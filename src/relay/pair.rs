@@ -57,7 +57,7 @@ pub struct IdleTimeouts {
 
 /// How connections are treated, the same for all of a process.
 #[derive(Clone, Debug)]
-pub struct Manners {
+pub struct RelaySettings {
     /// Silence that ends a connection.
     pub idle_timeouts: IdleTimeouts,
     /// What becomes of a connection between two exchanges in a drain.
@@ -92,7 +92,7 @@ pub struct Relay<'a, O> {
     /// Absent only where upstream connections are lent.
     pub(super) upstream: Option<Socket>,
     control: &'a Control,
-    manners: &'a Manners,
+    manners: &'a RelaySettings,
     pub(super) observer: &'a mut O,
     pub(super) tracker: Tracker,
     class: Class,
@@ -134,7 +134,7 @@ impl<'a, O: Observer> Relay<'a, O> {
         upstream: Option<Socket>,
         control: &'a Control,
         tracker: Tracker,
-        manners: &'a Manners,
+        manners: &'a RelaySettings,
         observer: &'a mut O,
     ) -> Self {
         Relay {
@@ -198,7 +198,7 @@ impl<'a, O: Observer> Relay<'a, O> {
     fn leave(&mut self) {
         match self.tracker.class() {
             Class::WebSocket => {
-                let Manners { websocket_code, websocket_reason, .. } = self.manners;
+                let RelaySettings { websocket_code, websocket_reason, .. } = self.manners;
                 let mask = fastrand::u32(..).to_be_bytes();
                 let farewell = websocket::Farewell::new(*websocket_code, websocket_reason, mask);
                 self.tracker.leave(&farewell);

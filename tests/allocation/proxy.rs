@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use allocation_counter::AllocationInfo;
 use ebbtide::connection::{
-    ListenerSettings, ListenerStatus, Listening, RejectMode, Serving, Settings, Speaks, Table,
+    ListenerProtocol, ListenerSettings, ListenerStatus, Listening, RejectMode, Serving, Settings,
+    Table,
 };
 use ebbtide::drain::{Drain, Schedule};
 use ebbtide::net::{Bound, ConnectOptions, HalfClosed, ListenOptions, Upstream};
 use ebbtide::reactor::{self, Workers};
-use ebbtide::relay::{ClientTimeouts, IdleClose, IdleTimeouts, Manners};
+use ebbtide::relay::{ClientTimeouts, IdleClose, IdleTimeouts, RelaySettings};
 use ebbtide::telemetry::Metrics;
 use tokio::sync::oneshot;
 
@@ -63,7 +64,7 @@ fn pass(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) {
 /// What the proxy's thread allocates, the reactor's part included, while `talk` goes on so many times on
 /// one connection, behind `greet` and a warm-up. `talk` is told how often it has been called.
 pub fn allocations(
-    speaks: Speaks,
+    speaks: ListenerProtocol,
     counted: usize,
     greet: impl FnOnce(&mut Peers) + Send,
     mut talk: impl FnMut(&mut Peers, usize) + Send,
@@ -104,7 +105,7 @@ pub fn allocations(
 }
 
 /// As the proxy does it, without its endpoints and what runs by the clock.
-fn listen(speaks: Speaks, upstream: SocketAddr) -> SocketAddr {
+fn listen(speaks: ListenerProtocol, upstream: SocketAddr) -> SocketAddr {
     let second = Duration::from_secs(1);
     let drain = Drain::new(Schedule {
         delay: second,
@@ -114,7 +115,7 @@ fn listen(speaks: Speaks, upstream: SocketAddr) -> SocketAddr {
         settled_for: second,
     });
     tokio::spawn(drain.clone().run());
-    let manners = Manners {
+    let manners = RelaySettings {
         idle_timeouts: IdleTimeouts { half_closed: 60 * second, open: Duration::ZERO },
         idle_close: IdleClose::After(2 * second),
         client_timeouts: ClientTimeouts::default(),

@@ -1,6 +1,6 @@
 //! The whole way of a byte through the proxy: a message costs no allocation, whatever it is part of.
 
-use ebbtide::connection::Speaks;
+use ebbtide::connection::ListenerProtocol;
 
 use crate::proxy::{COUNTED, Peers, allocations};
 
@@ -18,11 +18,11 @@ const END_HEADERS: u8 = 4;
 
 /// Asserts that nothing is allocated; each protocol is both known beforehand and found out.
 fn free(
-    speaks: Speaks,
+    speaks: ListenerProtocol,
     greet: impl Fn(&mut Peers) + Send + Copy,
     talk: impl FnMut(&mut Peers, usize) + Send + Clone,
 ) {
-    for speaks in [speaks, Speaks::Auto] {
+    for speaks in [speaks, ListenerProtocol::Auto] {
         let info = allocations(speaks, COUNTED, greet, talk.clone());
         assert_eq!(info.count_total, 0, "{speaks:?}, {COUNTED} times: {info:?}");
     }
@@ -33,7 +33,7 @@ fn nothing(_: &mut Peers) {}
 #[test]
 fn a_message_over_tcp_costs_no_allocation() {
     let message = [0; 128];
-    free(Speaks::Tcp, nothing, move |peers, _| {
+    free(ListenerProtocol::Tcp, nothing, move |peers, _| {
         peers.ask(&message);
         peers.answer(&message);
     });
@@ -43,7 +43,7 @@ fn a_message_over_tcp_costs_no_allocation() {
 #[test]
 fn bulk_over_tcp_costs_no_allocation() {
     let bulk = vec![0; 1024 * 1024];
-    let info = allocations(Speaks::Tcp, 100, nothing, |peers, _| {
+    let info = allocations(ListenerProtocol::Tcp, 100, nothing, |peers, _| {
         peers.ask(&bulk);
         peers.answer(&bulk);
     });
@@ -52,7 +52,7 @@ fn bulk_over_tcp_costs_no_allocation() {
 
 #[test]
 fn an_http1_request_costs_no_allocation() {
-    free(Speaks::Http1, nothing, |peers, _| {
+    free(ListenerProtocol::Http1, nothing, |peers, _| {
         peers.ask(
             b"POST /a HTTP/1.1\r\nHost: a.example\r\nUser-Agent: test\r\n\
             Content-Length: 5\r\n\r\nhello",
@@ -64,7 +64,7 @@ fn an_http1_request_costs_no_allocation() {
 
 #[test]
 fn a_chunked_http1_response_costs_no_allocation() {
-    free(Speaks::Http1, nothing, |peers, _| {
+    free(ListenerProtocol::Http1, nothing, |peers, _| {
         peers.ask(b"GET /a HTTP/1.1\r\nHost: a.example\r\n\r\n");
         peers.answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r");
         peers.answer(b"\nok\r\n0\r\nA: b\r\n\r\n");
@@ -78,7 +78,7 @@ fn large_http1_bodies_cost_no_allocation() {
     let length = format!("Content-Length: {BODY_BYTES}\r\n\r\n");
     let request = [b"PUT /a HTTP/1.1\r\nHost: a\r\n", length.as_bytes(), &body].concat();
     let response = [b"HTTP/1.1 200 OK\r\n", length.as_bytes(), &body].concat();
-    free(Speaks::Http1, nothing, move |peers, _| {
+    free(ListenerProtocol::Http1, nothing, move |peers, _| {
         peers.ask(&request);
         peers.answer(&response);
     });
@@ -88,7 +88,7 @@ fn large_http1_bodies_cost_no_allocation() {
 /// and grows by the second.
 #[test]
 fn a_head_that_comes_in_two_costs_three_allocations() {
-    let info = allocations(Speaks::Http1, COUNTED, nothing, |peers, _| {
+    let info = allocations(ListenerProtocol::Http1, COUNTED, nothing, |peers, _| {
         peers.ask(b"GET /a HTTP/1.1\r\nHost: ");
         peers.ask(b"a.example\r\n\r\n");
         peers.answer(b"HTTP/1.1 204 No Content\r\n\r\n");
@@ -105,7 +105,7 @@ fn a_websocket_message_costs_no_allocation() {
     };
     let masked = [&[0x82, 0x80 | 64, 1, 2, 3, 4][..], &[7; 64]].concat();
     let large = [&[0x82, 127, 0, 0, 0, 0, 0, 4, 0, 0][..], &vec![7; 4 << 16]].concat();
-    free(Speaks::Http1, greet, move |peers, call| {
+    free(ListenerProtocol::Http1, greet, move |peers, call| {
         peers.ask(&masked);
         peers.answer(&[0x81, 2, b'o', b'k']);
         if call % 10 == 0 {
@@ -118,7 +118,9 @@ fn a_websocket_message_costs_no_allocation() {
 #[test]
 fn http2_streams_and_their_frames_cost_no_allocation() {
     for at_once in [1, 32] {
-        free(Speaks::Http2, greet_http2, move |peers, call| streams(peers, call, at_once));
+        free(ListenerProtocol::Http2, greet_http2, move |peers, call| {
+            streams(peers, call, at_once);
+        });
     }
 }
 
@@ -126,7 +128,7 @@ fn http2_streams_and_their_frames_cost_no_allocation() {
 #[test]
 fn a_hundred_http2_streams_at_once_cost_three_allocations() {
     let talk = |peers: &mut Peers, call| streams(peers, call, 100);
-    let info = allocations(Speaks::Http2, COUNTED, greet_http2, talk);
+    let info = allocations(ListenerProtocol::Http2, COUNTED, greet_http2, talk);
     assert_eq!(info.count_total, 3 * COUNTED as u64, "{info:?}");
 }
 

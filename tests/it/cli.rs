@@ -113,7 +113,7 @@ fn a_good_configuration_is_called_good_and_nothing_is_started() {
     );
     for args in [&["--config", &path][..], &PROXY[1..]] {
         let (status, out, error) = check(args);
-        assert_eq!((status, out.as_str()), (Some(0), "the configuration is good\n"), "{error}");
+        assert_eq!((status, out.as_str()), (Some(0), "configuration is valid\n"), "{error}");
     }
     let line = ["run", "--check-config", "--config", &path, "--", "/no/such/application"];
     assert_eq!(run(&line).0, Some(0));

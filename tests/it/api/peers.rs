@@ -127,7 +127,7 @@ fn a_peer_option_that_is_missing_or_wrong_is_named() {
     let peer = ["--peer", "https://localhost:1", "--peer-ca", &ca];
     for (args, part) in [
         ([&mtls[..], &peer].concat(), "--peer-cert and --peer-key too"),
-        ([&peer[..], &["--peer-cert", &certificate]].concat(), "want each other"),
+        ([&peer[..], &["--peer-cert", &certificate]].concat(), "must be given together"),
         ([&peer[..], &["--peer-cert", "/nowhere", "--peer-key", &key]].concat(), "/nowhere"),
         ([&peer[..2], &["--peer-ca", "/nowhere"]].concat(), "--peer-ca takes a PEM file"),
         ([&peer[..2], &["--peer-ca", &key]].concat(), "--peer-ca takes a PEM file"),

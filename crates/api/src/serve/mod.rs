@@ -33,7 +33,7 @@ pub use router::{Router, segment};
 
 use connection::Connection;
 use places::Places;
-use spare::Spare;
+use spare::ReservedFd;
 use tls::Tls;
 
 /// What a handler takes.
@@ -253,7 +253,7 @@ where
     F: Future<Output = Response> + Send + 'static,
 {
     let places = Places::new(bound.settings.max_connections);
-    let spare = Arc::new(Spare::new());
+    let spare = Arc::new(ReservedFd::new());
     let mut connections = JoinSet::new();
     loop {
         let next = async {
@@ -282,7 +282,11 @@ where
 }
 
 /// The next connection, however long the kernel refuses to hand one out.
-async fn accept(listener: &TcpListener, spare: &Spare, places: &Places) -> (TcpStream, SocketAddr) {
+async fn accept(
+    listener: &TcpListener,
+    spare: &ReservedFd,
+    places: &Places,
+) -> (TcpStream, SocketAddr) {
     let [mut pause, longest] = ACCEPT_PAUSE;
     loop {
         match listener.accept().await {

@@ -10,12 +10,12 @@ use rustix::io::Errno;
 ///
 /// Without it nobody could tell a full process to drain, or ask it how it is.
 #[derive(Debug)]
-pub(super) struct Spare(Mutex<Option<UnixDatagram>>);
+pub(super) struct ReservedFd(Mutex<Option<UnixDatagram>>);
 
-impl Spare {
+impl ReservedFd {
     /// Keeps one back, if there is one.
     pub(super) fn new() -> Self {
-        let spare = Spare(Mutex::new(None));
+        let spare = ReservedFd(Mutex::new(None));
         spare.keep();
         spare
     }
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn a_spare_is_given_up_once_and_only_for_want_of_descriptors() {
-        let spare = Spare::new();
+        let spare = ReservedFd::new();
         let error = |errno: Errno| io::Error::from(errno);
         assert!(!spare.give_up(&error(Errno::NOMEM)));
         assert!(spare.give_up(&error(Errno::MFILE)));

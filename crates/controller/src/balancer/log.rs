@@ -1,4 +1,4 @@
-//! The balancer that is none: says in the log what one would be told.
+//! Dry-run balancer: logs the orders.
 
 use std::future::ready;
 use std::time::Duration;

@@ -13,15 +13,15 @@ use crate::relay::Order;
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The connections that were open when the application ended.
-pub(super) struct Legacy<'a> {
+pub(super) struct Undelivered<'a> {
     table: &'a Table,
     /// Of each: the bytes that its client was given, and since when it is no more.
     given: HashMap<ConnectionId, (u64, Instant)>,
 }
 
-impl<'a> Legacy<'a> {
+impl<'a> Undelivered<'a> {
     pub(super) fn of(table: &'a Table) -> Self {
-        Legacy { table, given: HashMap::new() }
+        Undelivered { table, given: HashMap::new() }
     }
 
     /// Waits until every client has been given what the application had sent to it, and a FIN.
