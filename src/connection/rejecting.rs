@@ -93,7 +93,8 @@ impl Listening {
     /// kernel counts such a handshake nowhere. So new SYNs are dropped first, until those ACKs are in.
     async fn finish_cookies(&mut self) -> Ended {
         self.status.set(ListenerState::Dropping);
-        let _dropper = self.drop_handshakes();
+        // Without it, waiting for silence might take for ever.
+        let Some(_dropper) = self.drop_handshakes() else { return Ended::QueueEmpty };
         let period = self.settings.settle_period.max(UNSEEN_SETTLE_PERIOD);
         loop {
             match self.serve_round(Some(period)).await {
