@@ -211,15 +211,15 @@ fn largest(number: usize) -> Value {
         format!("{what}-{number}-{}", "x".repeat(length))[..length].to_owned()
     };
     let mut report = stranger(number, "Draining");
-    for field in ["namespace", "podName", "podUID", "nodeName", "podIP", "service"] {
+    // All texts together are bounded: three long names leave room for the rest.
+    for field in ["namespace", "podName", "service"] {
         report[field] = json!(long(field, 253));
     }
-    report["reason"] = json!(long("reason", 64));
-    for class in 0..32 {
-        report["byClass"][long(&class.to_string(), 64)] = json!(u64::MAX);
+    report["reason"] = json!(long("reason", 48));
+    for class in 0..16 {
+        report["byClass"][long(&class.to_string(), 16)] = json!(u64::MAX);
     }
-    let listener =
-        |port| json!({"address": long("address", 64), "port": port, "state": long("state", 64)});
+    let listener = |port| json!({"address": long("a", 12), "port": port, "state": long("s", 10)});
     report["listeners"] = (0..32).map(listener).collect();
     report["unknown"] = json!("x".repeat(48 * 1024));
     report
@@ -228,7 +228,7 @@ fn largest(number: usize) -> Value {
 #[test]
 fn the_largest_reports_cost_what_the_documents_say() {
     // What --help and docs/api.md say.
-    const MOST_BYTES: usize = 24 * 1024;
+    const MOST_BYTES: usize = 12 * 1024;
     let _alone = alone();
     let (controller, addr) = controller();
     let before = proportional_set_size(controller.pid());
@@ -239,14 +239,14 @@ fn the_largest_reports_cost_what_the_documents_say() {
     println!("{each} bytes for each of {taken} of the largest reports");
     assert!(each < MOST_BYTES, "{each} bytes for each of the largest reports");
     for (field, value, part) in [
-        ("byClass", (0..2000).map(|it| (it.to_string(), json!(1))).collect(), "32 entries"),
+        ("byClass", (0..2000).map(|it| (it.to_string(), json!(1))).collect(), "16 entries"),
         (
             "listeners",
             vec![json!({"address": "", "port": 1, "state": ""}); 1500].into(),
             "32 entries",
         ),
         ("nodeName", json!("x".repeat(60_000)), "253 bytes"),
-        ("byClass", json!({"x".repeat(60_000): 1}), "64 bytes"),
+        ("byClass", json!({"x".repeat(60_000): 1}), "48 bytes"),
         ("unknown", json!("x".repeat(70_000)), "65536 bytes"),
     ] {
         let mut report = stranger(0, "Serving");

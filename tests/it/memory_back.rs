@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::Instant;
 
 use crate::support::crowd::alone;
-use crate::support::{Ebbtide, PATIENCE, echo};
+use crate::support::{Ebbtide, PATIENCE, Restrictions, echo};
 
 const HEADS: usize = 3_000;
 const HEAD_BYTES: usize = 62 * 1024;
@@ -36,8 +36,9 @@ fn until(proxy: &Ebbtide, wanted: impl Fn(usize) -> bool) -> usize {
 #[test]
 fn what_half_heads_held_is_given_back() {
     let _alone = alone();
-    let proxy =
-        Ebbtide::proxy(&echo().to_string(), &["--protocol", "http1", "--forward-client", "both"]);
+    let roomy = Restrictions::of_a_pod().descriptors(20_000);
+    let args = ["--protocol", "http1", "--forward-client", "both"];
+    let proxy = Ebbtide::proxy_under(&roomy, &echo().to_string(), &args);
     let addr = proxy.addr();
     let head = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(HEAD_BYTES - 30));
     let before = anonymous_bytes(proxy.pid());

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -303,14 +304,23 @@ async fn accept(
                 spare.keep();
             }
             Err(error) => {
-                // It frees a descriptor, if that is what is wanting.
-                places.give_way();
-                tracing::warn!(%error, "cannot accept, trying again soon");
+                // The kernel complains even when nobody waits; then nobody need give way.
+                if has_waiting(listener) {
+                    // It frees a descriptor, if that is what is wanting.
+                    places.give_way();
+                    tracing::warn!(%error, "cannot accept, trying again soon");
+                }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(longest);
             }
         }
     }
+}
+
+/// Whether a client waits to be accepted.
+fn has_waiting(listener: &TcpListener) -> bool {
+    let mut asked = [PollFd::new(listener, PollFlags::IN)];
+    poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// A client's address in its own family: one that comes by IPv4 to an address of both families is told as IPv6.
